@@ -1,0 +1,2 @@
+//! The program `boxyard`.
+fn main() {}

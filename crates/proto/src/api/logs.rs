@@ -1,0 +1,67 @@
+//! A box's log.
+
+use serde::{Deserialize, Serialize};
+
+/// Entries of one answer at most, and when no limit is asked for.
+pub const LIMIT_MAX: u32 = 1000;
+/// Entries of an answer when no limit is asked for.
+pub const LIMIT_DEFAULT: u32 = 100;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Worth knowing.
+    Info,
+    /// Worth a look.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// Who says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// The server: the box's life.
+    System,
+    /// An agent in the box.
+    Agent,
+    /// What users run.
+    User,
+}
+
+/// One entry. Exactly these four keys: a test of the real service demands it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogEntry {
+    /// When.
+    pub timestamp: i64,
+    /// How bad it is.
+    pub level: LogLevel,
+    /// Who says it.
+    pub source: LogSource,
+    /// What. Never a secret.
+    pub message: String,
+}
+
+/// Answer of `GET /v2/box/{id}/logs`, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Logs {
+    /// The asked-for page.
+    pub logs: Vec<LogEntry>,
+}
+
+/// Query of `GET /v2/box/{id}/logs`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(default)]
+pub struct LogPage {
+    /// Entries to leave out from the beginning; 0 when missing.
+    pub offset: Option<u32>,
+    /// Entries to return, 1 to 1000; 100 when missing.
+    pub limit: Option<u32>,
+}
