@@ -1,1 +1,4 @@
 //! The server.
+#![forbid(unsafe_code)]
+
+pub mod store;
