@@ -1,4 +1,8 @@
 //! The server.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod keys;
+pub mod metrics;
 pub mod store;
+pub mod telemetry;
