@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of a log that are kept; a build that says more goes on unheard.
 const LOG_MAX: u64 = 16 * 1024 * 1024;
@@ -14,7 +14,6 @@ const LINE_MAX: usize = 300;
 
 /// Writes what a builder says.
 pub(super) struct Log<F> {
-    path: PathBuf,
     file: File,
     left: u64,
     line: Vec<u8>,
@@ -29,11 +28,7 @@ impl<F: FnMut(f32)> Log<F> {
     pub fn create(path: &Path, rounds: u8, done: F) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
         let packages = Packages { rounds_left: rounds, ..Packages::default() };
-        Ok(Self { path: path.to_owned(), file, left: LOG_MAX, line: Vec::new(), tail: VecDeque::new(), packages, done })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { file, left: LOG_MAX, line: Vec::new(), tail: VecDeque::new(), packages, done })
     }
 
     /// The last lines, oldest first.

@@ -17,7 +17,9 @@ use async_trait::async_trait;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::{EngineError, ErrorKind};
+use crate::EngineError;
+#[cfg(doc)]
+use crate::ErrorKind;
 use bootstrap::Bootstrap;
 use certificates::Certificates;
 use layer::{Content, Layer};
@@ -212,7 +214,7 @@ impl Images {
             if self.layers.note(&layer.key).is_some() {
                 continue;
             }
-            let _flight = self.flight(&layer.key).await?;
+            let flight = self.flight(&layer.key).await?;
             if self.layers.note(&layer.key).is_some() {
                 continue;
             }
@@ -223,7 +225,7 @@ impl Images {
                 doing: layer.content.doing(),
                 fraction: None,
             };
-            self.build(layer, self.folders(&layers[..index]), step, runner).await?;
+            self.build(layer, &self.folders(&layers[..index]), step, runner, flight).await?;
         }
         let missing = || {
             EngineError::broken(
@@ -289,9 +291,10 @@ impl Images {
     async fn build(
         &self,
         layer: &Layer,
-        below: Vec<PathBuf>,
+        below: &[PathBuf],
         step: BuildProgress,
         runner: &dyn LayerRunner,
+        flight: Flight,
     ) -> Result<(), EngineError> {
         let doing = format!("building the image `{}`: step {} of {}, {},", step.image, step.step, step.of, step.doing);
         tracing::info!(image = step.image, step = step.step, of = step.of, layer = layer.key, "{}", step.doing);
@@ -303,7 +306,7 @@ impl Images {
         let log_path = self.layers.log_path(&layer.key);
         let done = move |fraction| shown.show(BuildProgress { fraction: Some(fraction), ..step.clone() });
         let mut log = Log::create(&log_path, rounds, done).map_err(|error| EngineError::broken(&*doing, error))?;
-        let filled = timeout(LAYER_DEADLINE, self.fill(layer, &below, &building, runner, &mut log)).await;
+        let filled = timeout(LAYER_DEADLINE, self.fill(layer, below, &building, runner, &mut log)).await;
         let filled = filled.unwrap_or_else(|_| {
             Err(EngineError::broken(
                 "waiting for the builder",
@@ -325,7 +328,13 @@ impl Images {
             built_at_ms: millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             took_ms: millis(started.elapsed()),
         };
-        let finished = tokio::task::spawn_blocking(move || building.finish(note)).await.map_err(std::io::Error::other);
+        let finish = move || {
+            let done = building.finish(note);
+            // Goes on when the caller leaves; until then nobody else may begin.
+            drop(flight);
+            done
+        };
+        let finished = tokio::task::spawn_blocking(finish).await.map_err(std::io::Error::other);
         let note = finished.and_then(|done| done).map_err(|error| EngineError::broken(&*doing, error))?;
         tracing::info!(layer = note.key, bytes = note.bytes, took_ms = note.took_ms, "image layer finished");
         Ok(())

@@ -248,3 +248,86 @@ fn files(dir: &Path) -> Result<Vec<(String, String)>, EngineError> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_recipes_are_right() {
+        let recipes = Recipes::read(None).unwrap();
+        let names: Vec<_> = recipes.all().map(|recipe| recipe.name.as_str()).collect();
+        assert_eq!(names, ["golang", "node", "ruby", "rust"]);
+        for alias in ["python", "default"] {
+            assert_eq!(recipes.get(alias).unwrap().name, "node");
+        }
+        let chain = recipes.chain(recipes.get("rust").unwrap()).unwrap();
+        assert_eq!(chain.iter().map(|recipe| recipe.name.as_str()).collect::<Vec<_>>(), ["node", "rust"]);
+    }
+
+    #[test]
+    fn wrong_recipes_are_refused_with_what_to_change() {
+        let long = format!("name = 'a'\nsuite = 'x'\nscript = '{}'", "x".repeat(SCRIPT_MAX + 1));
+        for (text, told) in [
+            ("name = 'a'", "one of `suite`"),
+            ("suite = 'trixie'", "missing field `name`"),
+            ("name = 'a'\nsuite = 'x'\nfrom = 'y'", "exclude each other"),
+            ("name = 'A b'\nsuite = 'x'", "`name` must be 1 to 40"),
+            ("name = 'a'\nsuite = '-x'", "`suite` must be"),
+            ("name = 'a'\nsuite = 'x'\naliases = ['../b']", "the alias \"../b\""),
+            ("name = 'a'\nsuite = 'x'\nimage = 'y'", "unknown field `image`"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['--purge']", "no name of a Debian package"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['dpkg-']", "no name of a Debian package"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['a,b']", "no name of a Debian package"),
+            ("name = 'a'\nsuite = 'x'\nenv = { 'A-B' = '' }", "no name of a variable"),
+            ("name = 'a'\nsuite = 'x'\nenv = { A = \"a\\nb\" }", "the value of A"),
+            ("name = 'a'\nsuite = 'x'\nscript = \"\\u0000\"", "NUL"),
+            (&long, "longer than"),
+            ("name = ", "TOML parse error at line 1"),
+        ] {
+            let why = Recipe::parse(text).unwrap_err();
+            assert!(why.contains(told), "{text:?}: {why}");
+        }
+        Recipe::parse("name = 'a'\nsuite = 'x'\npackages = ['g++', 'libc6:amd64', 'jq=1.7~1-1']").unwrap();
+    }
+
+    fn read(files: &[(&str, &str)]) -> Result<Recipes, EngineError> {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        Recipes::read(Some(dir.path()))
+    }
+
+    #[test]
+    fn the_users_recipes_come_first() {
+        let files = [
+            ("a.toml", "name = 'node'\nsuite = 'forky'\n"),
+            ("b.toml", "name = 'python'\nfrom = 'node'\n"),
+            ("note.txt", "?"),
+        ];
+        let recipes = read(&files).unwrap();
+        assert_eq!(recipes.get("node").unwrap().suite.as_deref(), Some("forky"));
+        assert_eq!(recipes.get("python").unwrap().name, "python");
+        assert_eq!(
+            recipes.get("default").unwrap_err().kind,
+            ErrorKind::NotFound,
+            "the replaced recipe's alias is gone"
+        );
+    }
+
+    #[test]
+    fn recipes_that_do_not_fit_together_are_refused() {
+        for (files, told) in [
+            (&[("a.toml", "name = 'a'\nfrom = 'b'"), ("b.toml", "name = 'b'\nfrom = 'a'")][..], "circle"),
+            (&[("a.toml", "name = 'a'\nfrom = 'gone'")][..], "does not exist"),
+            (
+                &[("a.toml", "name = 'a'\nsuite = 'x'"), ("b.toml", "name = 'b'\nsuite = 'x'\naliases = ['a']")][..],
+                "taken by another",
+            ),
+        ] {
+            let error = read(files).unwrap_err();
+            assert!(error.source.as_ref().unwrap().to_string().contains(told), "{error:?}");
+        }
+    }
+}
