@@ -63,7 +63,7 @@ impl LocalEngine {
             work: &work,
         };
         // The program starts while the box's folders are made.
-        let waiting = self.launcher.start().await?;
+        let waiting = self.host.launcher.start(&spec.id).await?;
         make_folders(&dir, &upper, &work).map_err(broken("making the box's folder"))?;
         record.write(&dir).map_err(broken("writing the box's record"))?;
         let env = environment(&record.image_env, &spec.env);

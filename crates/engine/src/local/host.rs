@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 
 use super::cgroup::Cgroups;
 use super::instance::Instance;
+use super::launcher::Launcher;
 use super::network::{interface, link::Links};
 use super::slots::Slots;
 use super::trash::Trash;
@@ -21,6 +22,7 @@ pub(super) struct Host {
     pub(super) instance: Instance,
     pub(super) cgroups: Cgroups,
     pub(super) links: Links,
+    pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
     uid_start: u32,
     slots: Mutex<Slots>,
@@ -29,9 +31,25 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(instance: Instance, cgroups: Cgroups, links: Links, uid_start: u32, slots: Slots) -> Self {
+    pub(super) fn new(
+        instance: Instance,
+        cgroups: Cgroups,
+        links: Links,
+        launcher: Launcher,
+        uid_start: u32,
+        slots: Slots,
+    ) -> Self {
         let trash = Trash::new(instance.trash());
-        Self { instance, cgroups, links, trash, uid_start, slots: Mutex::new(slots), builds: Mutex::default() }
+        Self {
+            instance,
+            cgroups,
+            links,
+            launcher,
+            trash,
+            uid_start,
+            slots: Mutex::new(slots),
+            builds: Mutex::default(),
+        }
     }
 
     /// The slots. Hold the lock for a moment only.
@@ -63,6 +81,7 @@ impl Host {
 
     /// Ends the box's processes and removes what exists while it runs: groups, link, socket. Its files stay.
     pub(super) async fn end(&self, id: &BoxId) -> io::Result<()> {
+        self.launcher.settle(id).await?;
         self.cgroups.clear(id).await?;
         // The kernel removes the link with the box's network namespace, some time after the last process. Its name must be free by
         // the time that the slot is, so it is removed here.

@@ -51,7 +51,7 @@ impl LocalEngine {
     ) -> Result<(), EngineError> {
         let slot = self.take_slot(&build.id)?;
         let (id, work, limits) = (&build.id, &build.work, limits());
-        let waiting = self.launcher.start().await?;
+        let waiting = self.host.launcher.start(id).await?;
         fs::create_dir_all(work).map_err(broken("making the build's work folder"))?;
         let plan = Plan { id, slot, limits: &limits, layers, upper, work };
         self.launch(waiting, plan, environment(&BTreeMap::new(), &BTreeMap::new())).await?;

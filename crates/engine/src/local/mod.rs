@@ -46,7 +46,6 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
-use self::launcher::Launcher;
 use self::network::Network;
 use crate::images::{Image, Images, ImagesConfig, LayerRunner};
 use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Saved, Usage};
@@ -104,7 +103,6 @@ impl LocalConfig {
 pub struct LocalEngine {
     host: Arc<Host>,
     network: Network,
-    launcher: Launcher,
     images: Box<dyn ImageSource>,
     tasks: TaskTracker,
     _sweeper: AbortOnDropHandle<()>,

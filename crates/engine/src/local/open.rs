@@ -11,6 +11,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::cgroup::Cgroups;
 use super::create::broken;
+use super::doctor;
 use super::host::Host;
 use super::instance::Instance;
 use super::launcher::Launcher;
@@ -44,7 +45,7 @@ impl LocalEngine {
         let links = Links::open().map_err(broken("opening a netlink connection"))?;
         let slots = restore(&instance, slots_max(&config)).map_err(broken("reading the boxes' records"))?;
         let images = images(&instance.images(), config.images)?;
-        let host = Arc::new(Host::new(instance, cgroups, links, config.uid_start, slots));
+        let host = Arc::new(Host::new(instance, cgroups, links, Launcher::new(config.init), config.uid_start, slots));
         host.end_builds().await.map_err(broken("ending builds that were broken off"))?;
         let network = NetworkConfig {
             range: config.network_range,
@@ -63,9 +64,11 @@ impl LocalEngine {
                 return Err(EngineError::broken("preparing the boxes' network", error));
             }
         };
+        if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
+            tracing::warn!(%chain, "boxes will not reach the network; `boxyard doctor` says what to do");
+        }
         let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
-        let launcher = Launcher::new(config.init);
-        Ok(Self { host, network, launcher, images, tasks: TaskTracker::new(), _sweeper: sweeper })
+        Ok(Self { host, network, images, tasks: TaskTracker::new(), _sweeper: sweeper })
     }
 
     /// Ends what this process does for boxes. Boxes that run go on; where there are none, what was prepared on the host is removed.

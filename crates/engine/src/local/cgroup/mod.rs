@@ -34,9 +34,6 @@ use crate::{Limits, Usage};
 /// Levels of groups that a box's root may make below its own.
 const DEPTH_MAX: u32 = 16;
 
-/// Groups that a box may have besides one for each of its processes.
-const SPARE_GROUPS: u32 = 64;
-
 /// The groups of one instance.
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -98,7 +95,7 @@ impl Cgroups {
         for controller in Controller::ALL {
             if let Some(hierarchy) = mounts.v1.get(controller.name()) {
                 v1.push((controller, hierarchy.join(&folder)));
-            } else if !offered.split_whitespace().any(|name| name == controller.name()) {
+            } else if !offers(&offered, controller) {
                 let text = format!("the kernel's cgroup controller '{}' is not available", controller.name());
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
@@ -128,8 +125,7 @@ impl Cgroups {
     pub(super) fn make(&self, id: &BoxId, limits: &Limits) -> io::Result<Group> {
         let v2 = self.tree.join(id.as_str());
         make_folder(&v2)?;
-        // The box's root makes groups as it likes below this one. The kernel's memory for them is the host's.
-        set(&v2.join("cgroup.max.descendants"), &(limits.pids.saturating_add(SPARE_GROUPS)).to_string())?;
+        // The box's root makes groups as it likes below this one. How many is the launcher's to say.
         set(&v2.join("cgroup.max.depth"), &DEPTH_MAX.to_string())?;
         let mut v1 = Vec::new();
         for base in self.v1_folders() {
@@ -217,6 +213,25 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Names of the controllers that boxes need and this host has in no version.
+///
+/// # Errors
+/// The host's mounts cannot be read.
+pub(super) fn missing() -> io::Result<Vec<&'static str>> {
+    let mounts = Mounts::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+    let offered = match &mounts.v2 {
+        Some(root) => fs::read_to_string(root.join("cgroup.controllers"))?,
+        None => String::new(),
+    };
+    let there = |controller: &Controller| mounts.v1.contains_key(controller.name()) || offers(&offered, *controller);
+    Ok(Controller::ALL.into_iter().filter(|controller| !there(controller)).map(Controller::name).collect())
+}
+
+/// Whether the text of `cgroup.controllers` has the controller.
+fn offers(offered: &str, controller: Controller) -> bool {
+    offered.split_whitespace().any(|name| name == controller.name())
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -21,7 +21,8 @@ use self::rules::Rules;
 pub(super) use self::rules::unload;
 use super::cidr::Cidr;
 
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// The switch for IPv4 forwarding.
+pub(super) const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Largest packet in bytes where the host's way out does not ask for less.
 const MTU: u32 = 1500;
@@ -85,6 +86,12 @@ impl Network {
         links.remove_address(self.gateway).await?;
         unload(&self.tag).await
     }
+}
+
+/// The firewall's table as a script for `nft`, for a check without loading it.
+pub(super) fn rules_script(tag: &str, range: Cidr, deny: &[Cidr], allow: &[Cidr]) -> String {
+    let gateway = range.address(1).unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Rules { tag, range, gateway, deny, allow }.script()
 }
 
 /// The name of the host's end of a link, at most 15 bytes.

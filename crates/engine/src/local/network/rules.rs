@@ -62,7 +62,8 @@ impl Rules<'_> {
         nft(&self.script()).await
     }
 
-    fn script(&self) -> String {
+    /// The table as a script for `nft`.
+    pub(super) fn script(&self) -> String {
         let Self { tag, range, gateway, .. } = self;
         let boxes = format!("by{tag}-*");
         let denied = set("denied", self.deny.iter());

@@ -1,0 +1,8 @@
+//! Real boxes on this machine. They need root, `nft`, `mmdebstrap` and a built `boxyard-init`, and fail where one is missing.
+
+mod doctor;
+mod isolation;
+mod life;
+mod limits;
+mod network;
+mod yard;
