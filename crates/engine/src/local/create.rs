@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Instant;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{File, Launch, Network};
@@ -63,9 +64,12 @@ impl LocalEngine {
             work: &work,
         };
         // The program starts while the box's folders are made.
+        let begun = Instant::now();
         let waiting = self.host.launcher.start(&spec.id).await?;
+        let started = begun.elapsed();
         make_folders(&dir, &upper, &work).map_err(broken("making the box's folder"))?;
         record.write(&dir).map_err(broken("writing the box's record"))?;
+        tracing::debug!(id = %spec.id, ?started, recorded = ?begun.elapsed() - started, "launcher started");
         let env = environment(&record.image_env, &spec.env);
         self.launch(waiting, plan, env).await
     }
@@ -101,6 +105,7 @@ impl LocalEngine {
     }
 
     async fn try_launch(&self, waiting: Waiting<'_>, plan: Plan<'_>, env: Vec<String>) -> Result<(), EngineError> {
+        let begun = Instant::now();
         let group = self.host.cgroups.make(plan.id, plan.limits).map_err(broken("making the box's cgroups"))?;
         let Some(network) = self.network.of(plan.slot) else {
             return Err(EngineError::new(ErrorKind::Exhausted, "finding an address for the box"));
@@ -120,8 +125,9 @@ impl LocalEngine {
             env,
             open_files: OPEN_FILES,
         };
+        let grouped = begun.elapsed();
         let pid = waiting.launch(&launch).await?;
-        tracing::debug!(id = %plan.id, pid, "box runs");
+        tracing::debug!(id = %plan.id, pid, ?grouped, launched = ?begun.elapsed() - grouped, "box runs");
         Ok(())
     }
 }

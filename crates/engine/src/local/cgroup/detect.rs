@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where hierarchies are mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,7 +26,8 @@ impl Mounts {
             let Some(point) = fields.split(' ').nth(4).map(unescape) else { continue };
             let mut rest = rest.split(' ');
             match (rest.next(), rest.nth(1)) {
-                (Some("cgroup2"), _) => {
+                // Not one that another instance has for itself: it may go at any time.
+                (Some("cgroup2"), _) if !is_an_instances(&point) => {
                     mounts.v2.get_or_insert(point);
                 }
                 (Some("cgroup"), Some(options)) => {
@@ -39,6 +40,10 @@ impl Mounts {
         }
         mounts
     }
+}
+
+fn is_an_instances(point: &Path) -> bool {
+    point.to_string_lossy().starts_with("/run/boxyard-")
 }
 
 /// Undoes the kernel's `\040` for a space and the like.
@@ -85,5 +90,6 @@ mod tests {
         let mounts = Mounts::parse("30 23 0:26 / /odd\\040place rw - cgroup2 cgroup2 rw\nnonsense\n");
         assert_eq!(mounts, Mounts { v2: Some("/odd place".into()), v1: BTreeMap::new() });
         assert_eq!(Mounts::parse(""), Mounts::default());
+        assert_eq!(Mounts::parse("30 23 0:26 / /run/boxyard-ab12/cgroup2 rw - cgroup2 boxyard rw"), Mounts::default());
     }
 }

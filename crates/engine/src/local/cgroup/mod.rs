@@ -63,7 +63,10 @@ impl Cgroups {
     /// # Errors
     /// A controller is missing, or a folder cannot be made.
     pub(super) fn open(tag: &str, own_mount: &Path) -> io::Result<Self> {
-        let mounts = Mounts::parse(&fs::read_to_string("/proc/self/mountinfo")?);
+        Self::open_on(&Mounts::parse(&fs::read_to_string("/proc/self/mountinfo")?), tag, own_mount)
+    }
+
+    fn open_on(mounts: &Mounts, tag: &str, own_mount: &Path) -> io::Result<Self> {
         let root = match &mounts.v2 {
             Some(root) => root.clone(),
             None => {
@@ -71,7 +74,7 @@ impl Cgroups {
                 own_mount.to_owned()
             }
         };
-        let mut cgroups = Self::at(&root, &mounts, tag)?;
+        let mut cgroups = Self::at(&root, mounts, tag)?;
         cgroups.own_mount = (root == own_mount).then_some(root.clone());
         let wanted = cgroups.in_v2();
         if !wanted.is_empty() {
@@ -255,10 +258,13 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Hosts with v1 only have no v2 tree anywhere; it can always be had, beside v1.
+/// Hosts with v1 only have no v2 tree anywhere; it can always be had, beside v1. An earlier life of the server may have mounted it.
 fn mount_tree(point: &Path) -> io::Result<()> {
     use rustix::mount::{MountFlags, mount};
     fs::create_dir_all(point)?;
+    if point.join("cgroup.procs").exists() {
+        return Ok(());
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(mount("boxyard", point, "cgroup2", flags, None)?)
 }

@@ -14,8 +14,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::on(&Mounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap()), Path::new("/nonexistent"))
+    }
+
+    fn on(mounts: &Mounts, own_mount: &Path) -> Self {
         let tag = format!("{:04x}", rand::random::<u16>());
-        let cgroups = Cgroups::open(&tag, Path::new("/nonexistent")).expect("run as root on a host with cgroups");
+        let cgroups = Cgroups::open_on(mounts, &tag, own_mount).expect("run as root on a host with cgroups");
         Self { cgroups, children: Vec::new() }
     }
 
@@ -82,6 +86,22 @@ async fn a_process_that_never_reached_the_v2_group_dies_too() {
     }
     scene.cgroups.clear(&id).await.unwrap();
     assert!(group.v1.iter().all(|dir| !dir.exists()));
+}
+
+#[tokio::test]
+async fn where_no_v2_tree_is_mounted_one_is_for_us_alone() {
+    let mut mounts = Mounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+    mounts.v2 = None;
+    let point = tempfile::tempdir().unwrap();
+    let mut scene = Scene::on(&mounts, point.path());
+    let id = BoxId::from_entropy(4);
+    let group = scene.cgroups.make(&id, &LIMITS).unwrap();
+    assert!(group.v2.starts_with(point.path()));
+    scene.sleeper(&[group.v2.as_path()]);
+    scene.cgroups.clear(&id).await.unwrap();
+    assert!(!group.v2.exists());
+    drop(scene);
+    assert_eq!(fs::read_dir(point.path()).unwrap().count(), 0, "unmounted");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Making, using, finding again and removing boxes.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boxyard_proto::BoxId;
 use tokio::task::JoinSet;
@@ -174,6 +174,56 @@ async fn what_is_not_there_yet_says_so() {
     let id = BoxId::from_entropy(1);
     for result in [yard.engine.pause(&id).await, yard.engine.resume(&id).await] {
         assert_eq!(result.unwrap_err().kind, ErrorKind::Unsupported);
+    }
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures; run it by name, with nothing else on the machine"]
+async fn how_long_things_take() {
+    let yard = Yard::open().await;
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        format!("p50 {:.2?}, p95 {:.2?}", times[times.len() / 2], times[times.len() * 95 / 100])
+    };
+    let (mut created, mut ran, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut phases = [const { Vec::new() }; 6];
+    for _ in 0..100 {
+        let spec = spec(LIMITS);
+        let begun = Instant::now();
+        yard.engine.create(&spec).await.map_err(explain).unwrap();
+        created.push(begun.elapsed());
+        let begun = Instant::now();
+        yard.sh(&spec.id, "true").await;
+        ran.push(begun.elapsed());
+        let host = &yard.engine.host;
+        let mut laps = Vec::new();
+        let begun = Instant::now();
+        host.cgroups.clear(&spec.id).await.unwrap();
+        laps.push(begun.elapsed());
+        let slot = host.slots().get(&spec.id).unwrap();
+        host.links.remove(&crate::local::network::interface(host.instance.tag(), slot)).await.unwrap();
+        laps.push(begun.elapsed());
+        yard.engine.remove(&spec.id).await.unwrap();
+        laps.push(begun.elapsed());
+        removed.push(begun.elapsed());
+        phases[0].push(laps[0]);
+        phases[1].push(laps[1] - laps[0]);
+        phases[2].push(laps[2] - laps[1]);
+    }
+    println!("create {}\nexec true {}\nremove {}", median(created), median(ran), median(removed));
+    for (phase, times) in ["  groups", "  link", "  rest"].into_iter().zip(phases) {
+        println!("{phase} {}", median(times));
+    }
+    for at_once in [20, 100] {
+        let specs: Vec<_> = (0..at_once).map(|_| spec(LIMITS)).collect();
+        let begun = Instant::now();
+        let made = futures_util::future::join_all(specs.iter().map(|spec| yard.engine.create(spec))).await;
+        assert!(made.into_iter().all(|made| made.is_ok()));
+        let middle = begun.elapsed();
+        let removed = futures_util::future::join_all(specs.iter().map(|spec| yard.engine.remove(&spec.id))).await;
+        assert!(removed.into_iter().all(|removed| removed.is_ok()));
+        println!("{at_once} at once: created in {middle:.2?}, removed in {:.2?}", begun.elapsed() - middle);
     }
     yard.close().await;
 }

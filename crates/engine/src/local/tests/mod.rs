@@ -2,6 +2,7 @@
 
 mod doctor;
 mod isolation;
+mod layers;
 mod life;
 mod limits;
 mod network;
