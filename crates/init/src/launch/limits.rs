@@ -1,7 +1,7 @@
 //! What a box's processes may do and take, beyond the cgroup: capabilities, resource limits, keyring, dumps.
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::sys;
@@ -30,16 +30,32 @@ const OF_PID_1: CapabilitySet = CAPABILITIES.union(CapabilitySet::SYS_ADMIN);
 /// Open files of PID 1: each job has a connection and three pipes.
 const OPEN_FILES_OF_PID_1: u64 = 16_384;
 
-/// The limits that only the host's root may raise. Set by the launcher for itself, inherited by the box.
-pub fn raise() -> Result<(), Trouble> {
-    let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
-    setrlimit(Resource::Nofile, both(OPEN_FILES_OF_PID_1)).doing("setting the limit of open files")?;
-    setrlimit(Resource::Core, both(0)).doing("forbidding core dumps")?;
-    let endless = Rlimit { current: None, maximum: None };
+/// Sets the limits that a box inherits: its own, not the launcher's.
+pub fn set() -> Result<(), Trouble> {
+    limit(Resource::Nofile, Some(OPEN_FILES_OF_PID_1), Some(OPEN_FILES_OF_PID_1))?;
+    limit(Resource::Core, Some(0), Some(0))?;
+    limit(Resource::Stack, Some(8 << 20), None)?;
     for resource in [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::Rss, Resource::As, Resource::Nproc] {
-        setrlimit(resource, endless).doing("lifting the launcher's own limits")?;
+        limit(resource, None, None)?;
     }
-    setrlimit(Resource::Stack, Rlimit { current: Some(8 << 20), maximum: None }).doing("setting the stack's limit")
+    Ok(())
+}
+
+/// Sets a limit, as far as a launcher may that is root without `CAP_SYS_RESOURCE` (in a container, for instance).
+fn limit(resource: Resource, current: Option<u64>, maximum: Option<u64>) -> Result<(), Trouble> {
+    let result = match setrlimit(resource, Rlimit { current, maximum }) {
+        Err(Errno::PERM) => {
+            let allowed = getrlimit(resource).maximum;
+            let lower = |wanted: Option<u64>| match (wanted, allowed) {
+                (Some(wanted), Some(allowed)) => Some(wanted.min(allowed)),
+                (wanted, None) => wanted,
+                (None, allowed) => allowed,
+            };
+            setrlimit(resource, Rlimit { current: lower(current), maximum: lower(maximum) })
+        }
+        result => result,
+    };
+    result.doing_with(|| format!("setting the limit {resource:?}"))
 }
 
 /// Hides PID 1 from the box's own root: it cannot be traced, and `/proc/1` shows neither its descriptors nor its program, which is a

@@ -73,14 +73,22 @@ fn read_plan() -> Result<Launch, Trouble> {
     serde_json::from_slice(&text).map_err(|error| Trouble::new("reading the plan", error.to_string()))
 }
 
+/// What the server's manager set to protect the server is not meant for boxes.
+fn forget_oom_score(proc: &Proc) -> Result<(), Trouble> {
+    match proc.write(&format!("{}/oom_score_adj", std::process::id()), "0") {
+        // Only lowering it takes a capability that a launcher in a container may lack; then the box goes first, as the launcher would.
+        Err(trouble) if trouble.error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes the box; returns its PID 1 as the host sees it.
 fn launch(plan: Launch) -> Result<u32, Trouble> {
     let proc = Proc::open()?;
-    // What the server's manager set for the server itself is not meant for boxes.
-    proc.write(&format!("{}/oom_score_adj", std::process::id()), "0")?;
+    forget_oom_score(&proc)?;
     sys::reset_signals();
     sys::ignore_broken_pipes();
-    limits::raise()?;
+    limits::set()?;
     let filter = seccomp::for_box().doing("compiling the seccomp filter")?;
     let layers = Layers::open(&plan)?;
     let devices = Devices::open()?;

@@ -71,7 +71,7 @@ pub fn again(mount: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
     open_tree(mount, path, flags)
 }
 
-/// A tmpfs over the host's root, on which the box's root is put together. The one file system also lends its folders to the box as
+/// A tmpfs on which the box's root is put together. The one file system also lends its folders to the box as
 /// `/dev`, `/dev/shm` and `/run`. Nothing of the host can be seen any more after [`Stage::enter`].
 #[derive(Debug)]
 pub struct Stage(OwnedFd);
@@ -82,9 +82,11 @@ impl Stage {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change(c"/", private).doing("cutting mounts off from the host's")?;
         let stage = make("tmpfs", &[("mode", Some("0755"))], MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+        // Over a folder that every host has and that is not needed by name any more. Not over the root itself, where detaching the
+        // host's mounts would detach the stage and leave them.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let top = openat(CWD, c"/", flags, Mode::empty()).doing("opening the host's root")?;
-        attach(&stage, top).doing("attaching the stage")?;
+        let cover = openat(CWD, c"/dev", flags, Mode::empty()).doing("opening the host's /dev")?;
+        attach(&stage, cover).doing("attaching the stage")?;
         Ok(Self(stage))
     }
 
