@@ -243,6 +243,7 @@ fn dress(root: &Path, sources: &str, settings: &[String]) -> io::Result<()> {
     {
         remove_file(&etc.join(leftover))?;
     }
+    empty(&etc.join("apt/sources.list.d"))?;
     let for_boxes = settings.iter().filter(|setting| BOX_SETTINGS.iter().any(|name| setting.starts_with(name)));
     let apt: String = APT.lines().chain(for_boxes.map(String::as_str)).map(|line| format!("{line}\n")).collect();
     let files: [(&str, &str); 7] = [
@@ -263,7 +264,7 @@ fn dress(root: &Path, sources: &str, settings: &[String]) -> io::Result<()> {
         fs::write(&path, text)?;
     }
     // Boxes have a /dev of their own. Logs and caches tell of this build only.
-    for folder in ["dev", "var/cache/apt", "var/log/apt", "run", "tmp"] {
+    for folder in ["dev", "run", "tmp", "var/tmp", "var/cache/apt", "var/log/apt"] {
         empty(&root.join(folder))?;
     }
     // Without its folders, packages that link their manuals by update-alternatives fail.
@@ -316,6 +317,7 @@ mod tests {
             ("etc/resolv.conf", "nameserver 10.0.0.1"),
             ("etc/hostname", "secret-host"),
             ("etc/apt/sources.list", "deb http://u:p@m.test x main"),
+            ("etc/apt/sources.list.d/0000sources.list", "deb http://u:p@m.test x main"),
             ("etc/apt/apt.conf.d/99mmdebstrap", "Acquire::http::Proxy \"http://u:p@cache.test\";"),
             ("dev/null", ""),
         ] {
@@ -330,6 +332,7 @@ mod tests {
         assert_eq!(read("etc/apt/sources.list.d/debian.sources"), "Types: deb\n");
         let apt = read("etc/apt/apt.conf.d/50boxyard");
         assert!(apt.contains("Check-Date") && !apt.contains("Proxy"), "{apt}");
+        assert_eq!(fs::read_dir(root.path().join("etc/apt/sources.list.d")).unwrap().count(), 1);
         assert!(!root.path().join("etc/apt/sources.list").exists() && !root.path().join("dev/null").exists());
     }
 

@@ -7,9 +7,9 @@ cp "$settings" "$target/etc/apt/apt.conf.d/99build"
 cp -L /etc/resolv.conf "$target/etc/resolv.conf"
 mount -t proc proc "$target/proc"
 export DEBIAN_FRONTEND=noninteractive
-chroot "$target" apt-get update
-chroot "$target" apt-get dist-upgrade --yes --no-install-recommends
-chroot "$target" apt-get clean
+chroot "$target" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin apt-get update
+chroot "$target" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin apt-get dist-upgrade --yes --no-install-recommends
+chroot "$target" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin apt-get clean
 umount "$target/proc"
 rm -rf "$target"/usr/share/man/* "$target"/usr/share/locale/*
 find "$target/usr/share/doc" -type f ! -name copyright -delete

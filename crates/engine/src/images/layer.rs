@@ -92,6 +92,10 @@ fn with_env(env: &BTreeMap<String, String>, script: &str) -> String {
         let _ = writeln!(text, "export {name}='{quoted}'");
     }
     text.push_str(script);
+    // What the build itself has left behind.
+    text.push_str(
+        "\nfind /tmp /var/tmp /var/log/apt -mindepth 1 -delete\nrm -f /var/log/dpkg.log /var/log/alternatives.log\n",
+    );
     text
 }
 

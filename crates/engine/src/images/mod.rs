@@ -5,7 +5,6 @@
 //! [`store`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::error::Error as StdError;
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
@@ -22,21 +21,27 @@ use crate::EngineError;
 use crate::ErrorKind;
 use bootstrap::Bootstrap;
 use certificates::Certificates;
+use failure::{BuildFailure, hint, with_sources};
 use layer::{Content, Layer};
 use log::Log;
+use progress::Progress;
 use recipe::{Recipe, Recipes};
 use sources::Mirror;
 use store::{Building, Layers, Note};
 
 mod bootstrap;
 mod certificates;
+mod failure;
 mod layer;
 mod log;
+mod progress;
 mod recipe;
 mod sources;
 mod store;
 #[cfg(test)]
 mod tests;
+
+pub use progress::BuildProgress;
 
 /// How long one layer may take, and how long to wait for another process that builds it.
 const LAYER_DEADLINE: Duration = Duration::from_secs(45 * 60);
@@ -72,21 +77,6 @@ pub struct ImageState {
     pub bytes: u64,
     /// Names its content: two images with the same digest were built from the same recipe. Empty while the host has no mirror.
     pub digest: String,
-}
-
-/// How far a build is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BuildProgress {
-    /// The recipe that was asked for.
-    pub image: String,
-    /// The layer being built, from 1.
-    pub step: usize,
-    /// How many layers the image has.
-    pub of: usize,
-    /// What is being done, as a fragment: "installing Debian".
-    pub doing: &'static str,
-    /// How much of this step is done, from 0 to 1, where that is known.
-    pub fraction: Option<f32>,
 }
 
 /// Runs the steps of a build in boxes.
@@ -367,96 +357,10 @@ struct Flight {
     _turn: OwnedMutexGuard<()>,
 }
 
-/// Why a layer could not be built.
-#[derive(Debug)]
-struct BuildFailure {
-    why: String,
-    hint: Option<&'static str>,
-    log: PathBuf,
-    tail: Vec<String>,
-}
-
-impl fmt::Display for BuildFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.why)?;
-        if let Some(hint) = self.hint {
-            write!(f, "; {hint}")?;
-        }
-        write!(f, "; the log is {}", self.log.display())?;
-        if !self.tail.is_empty() {
-            write!(f, " and ends with:\n  {}", self.tail.join("\n  "))?;
-        }
-        Ok(())
-    }
-}
-
-impl StdError for BuildFailure {}
-
-/// What to do about failures that people meet.
-fn hint(log: &Path) -> Option<&'static str> {
-    let text = std::fs::read(log).ok()?;
-    let has = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
-    if has(b"NO_PUBKEY") {
-        Some("the host's package debian-archive-keyring is too old for this release: upgrade it")
-    } else if has(b"No space left on device") {
-        Some("the disk is full")
-    } else {
-        None
-    }
-}
-
-/// The latest step of any build, and how many builds there are.
-#[derive(Debug)]
-struct Progress {
-    latest: watch::Sender<Option<BuildProgress>>,
-    builds: Mutex<usize>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { latest: watch::Sender::new(None), builds: Mutex::new(0) }
-    }
-}
-
-impl Progress {
-    fn begin(self: Arc<Self>) -> Shown {
-        *lock(&self.builds) += 1;
-        Shown(self)
-    }
-
-    fn show(&self, step: BuildProgress) {
-        self.latest.send_replace(Some(step));
-    }
-}
-
-/// A build that followers are told of, until this is dropped.
-struct Shown(Arc<Progress>);
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        let mut builds = lock(&self.0.builds);
-        *builds -= 1;
-        if *builds == 0 {
-            self.0.latest.send_replace(None);
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error and what is underneath it, as one sentence.
-fn with_sources(error: &EngineError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -27,6 +27,9 @@ const ENV_MAX: usize = 64;
 const ENV_NAME_MAX: usize = 128;
 const ENV_VALUE_MAX: usize = 4096;
 
+/// Bytes of all names and values. They stand before each script, and together they must fit into one argument of a program (128 KiB).
+const ENV_BYTES_MAX: usize = 8 * 1024;
+
 /// Recipes on top of each other at most: the kernel and the mount options bound how many layers an overlay may have.
 const DEPTH_MAX: usize = 5;
 
@@ -86,6 +89,9 @@ impl Recipe {
             return Err("`script` has a NUL in it".into());
         }
         at_most("env", self.env.len(), ENV_MAX)?;
+        if self.env.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > ENV_BYTES_MAX {
+            return Err(format!("the names and values in `env` are longer than {ENV_BYTES_MAX} bytes together"));
+        }
         for (key, value) in &self.env {
             if !is_variable(key) {
                 return Err(format!("{key:?} in `env` is no name of a variable"));
