@@ -42,7 +42,9 @@ impl LocalEngine {
         let dir = self.host.instance.of(&spec.id);
         let earlier = Record::read(&dir).map_err(broken("reading the box's record"))?;
         if earlier.is_some() || self.host.slots().get(&spec.id).is_some() {
-            if self.host.is_running(&spec.id).await.map_err(broken("looking at the box"))? {
+            let looking = "looking at the box";
+            let broken_off = self.host.launcher.settle(&spec.id).await.map_err(broken(looking))?;
+            if !broken_off && self.host.is_running(&spec.id).await.map_err(broken(looking))? {
                 return Ok(());
             }
             self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
