@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{File, Launch, Network};
+use rustix::process::{Resource, getrlimit};
 
 use super::LocalEngine;
 use super::launcher::Waiting;
@@ -16,7 +17,7 @@ use super::record::Record;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
-/// Open files of one process in a box.
+/// Open files of one process in a box, where this process may have as many.
 const OPEN_FILES: u64 = 65_536;
 
 /// The variables of every process, unless image or box say otherwise.
@@ -41,7 +42,9 @@ impl LocalEngine {
         let dir = self.host.instance.of(&spec.id);
         let earlier = Record::read(&dir).map_err(broken("reading the box's record"))?;
         if earlier.is_some() || self.host.slots().get(&spec.id).is_some() {
-            if self.host.is_running(&spec.id).await.map_err(broken("looking at the box"))? {
+            let looking = "looking at the box";
+            let broken_off = self.host.launcher.settle(&spec.id).await.map_err(broken(looking))?;
+            if !broken_off && self.host.is_running(&spec.id).await.map_err(broken(looking))? {
                 return Ok(());
             }
             self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
@@ -123,7 +126,7 @@ impl LocalEngine {
             files: files(plan.id, &network),
             network: Some(network),
             env,
-            open_files: OPEN_FILES,
+            open_files: getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES, |own| own.min(OPEN_FILES)),
         };
         let grouped = begun.elapsed();
         let pid = waiting.launch(&launch).await?;

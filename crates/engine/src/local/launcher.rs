@@ -71,15 +71,16 @@ impl Launcher {
     }
 
     /// Waits until a launcher that was making `id` when it was broken off is gone: a killed process finishes what the kernel is doing
-    /// for it, and that may be a socket or a link that the box's removal would miss.
+    /// for it, and that may be a socket or a link that the box's removal would miss. Says whether there was one: what it made may look
+    /// like a box that runs, and be about to die with it.
     ///
     /// # Errors
     /// It is still there after half a minute.
-    pub(super) async fn settle(&self, id: &BoxId) -> io::Result<()> {
+    pub(super) async fn settle(&self, id: &BoxId) -> io::Result<bool> {
         let child = self.broken_off().remove(id);
-        let Some(mut child) = child else { return Ok(()) };
+        let Some(mut child) = child else { return Ok(false) };
         match timeout(DEADLINE, child.wait()).await {
-            Ok(ended) => ended.map(drop),
+            Ok(ended) => ended.map(|_| true),
             Err(_) => {
                 self.broken_off().insert(id.clone(), child);
                 Err(io::Error::other("a launcher that was killed does not end"))

@@ -11,19 +11,21 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// The folder of folders to delete.
 #[derive(Debug)]
 pub(super) struct Trash {
     folder: PathBuf,
     filled: Notify,
+    /// Held while the folder is emptied: two at once would miss each other's files.
+    emptying: Mutex<()>,
 }
 
 impl Trash {
     /// Uses `folder`, which must be on one file system with what is thrown into it.
     pub(super) fn new(folder: PathBuf) -> Arc<Self> {
-        Arc::new(Self { folder, filled: Notify::new() })
+        Arc::new(Self { folder, filled: Notify::new(), emptying: Mutex::new(()) })
     }
 
     /// Throws `path` away; one that is not there is gone already.
@@ -42,11 +44,8 @@ impl Trash {
     /// Empties the trash whenever something is thrown into it, for ever. To be run by one task at a time.
     pub(super) async fn sweep(self: Arc<Self>) {
         loop {
-            let folder = self.folder.clone();
-            match tokio::task::spawn_blocking(move || empty(&folder)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "deleting the files of removed boxes; trying again later"),
-                Err(error) => tracing::error!(%error, "deleting the files of removed boxes"),
+            if let Err(error) = self.empty().await {
+                tracing::warn!(%error, "deleting the files of removed boxes; trying again later");
             }
             self.filled.notified().await;
         }
@@ -54,6 +53,7 @@ impl Trash {
 
     /// Empties the trash now.
     pub(super) async fn empty(&self) -> io::Result<()> {
+        let _emptying = self.emptying.lock().await;
         let folder = self.folder.clone();
         tokio::task::spawn_blocking(move || empty(&folder)).await.map_err(io::Error::other)?
     }

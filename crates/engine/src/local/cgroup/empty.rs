@@ -28,15 +28,22 @@ impl Cgroups {
         }
     }
 
+    /// Waits until the box has no process. A box without a group has none.
+    ///
+    /// # Errors
+    /// Processes did not go within half a minute.
+    pub(in crate::local) async fn emptied(&self, id: &BoxId) -> io::Result<()> {
+        wait_empty(&self.tree.join(id.as_str())).await
+    }
+
     /// Kills every process of the box, waits until they are gone and removes its groups. Does nothing for a box without groups.
     ///
     /// # Errors
     /// Processes did not go within half a minute, or a group cannot be removed.
     pub(in crate::local) async fn clear(&self, id: &BoxId) -> io::Result<()> {
-        let group = self.tree.join(id.as_str());
         self.kill_now(id)?;
-        wait_empty(&group).await?;
-        remove_tree(&group)?;
+        self.emptied(id).await?;
+        remove_tree(&self.tree.join(id.as_str()))?;
         for base in self.v1_folders() {
             let group = base.join(id.as_str());
             match remove_folder(&group) {

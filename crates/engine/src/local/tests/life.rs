@@ -80,6 +80,7 @@ async fn a_box_whose_init_died_is_stopped_and_starts_again_with_its_disk() {
     yard.engine.create(&spec).await.map_err(explain).unwrap();
     yard.sh(&spec.id, "echo kept > /root/file").await;
     yard.engine.host.cgroups.kill_now(&spec.id).unwrap();
+    yard.engine.host.cgroups.emptied(&spec.id).await.unwrap();
     yard.engine.create(&spec).await.map_err(explain).unwrap();
     assert_eq!(yard.sh(&spec.id, "cat /root/file").await.out, "kept\n");
     yard.close().await;
