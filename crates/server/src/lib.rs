@@ -1,6 +1,7 @@
 //! The server.
 #![forbid(unsafe_code)]
 
+pub mod boxes;
 pub mod config;
 pub mod keys;
 pub mod metrics;
