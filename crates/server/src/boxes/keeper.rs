@@ -62,8 +62,15 @@ impl Keeper {
         place: Option<OwnedSemaphorePermit>,
         turn: Option<Arc<Semaphore>>,
     ) {
-        let mut keeper =
-            Self { yard: Arc::clone(yard), shared, mailbox, deed: None, failures: 0, began: Instant::now(), _place: place };
+        let mut keeper = Self {
+            yard: Arc::clone(yard),
+            shared,
+            mailbox,
+            deed: None,
+            failures: 0,
+            began: Instant::now(),
+            _place: place,
+        };
         keeper.begin_deed(turn);
         yard.tasks.spawn(keeper.keep());
     }
@@ -165,9 +172,10 @@ impl Keeper {
             Ok(()) => self.hear(Report::Done, None).await,
             Err(error) => {
                 let report = match (self.phase(), error.kind) {
-                    (Phase::Deleting | Phase::Pausing | Phase::Resuming | Phase::Saving { .. }, ErrorKind::NotFound) => {
-                        Report::Gone
-                    }
+                    (
+                        Phase::Deleting | Phase::Pausing | Phase::Resuming | Phase::Saving { .. },
+                        ErrorKind::NotFound,
+                    ) => Report::Gone,
                     _ => Report::Failed,
                 };
                 tracing::warn!(box_id = %id, phase = %self.phase(), error = chain(&error), "an engine call failed");

@@ -189,9 +189,9 @@ impl Drop for Lease {
 impl Shared {
     /// What was not stored yet: CPU time, and the last moment of work. `None` when all is stored.
     pub(super) fn take_unstored_activity(&self) -> Option<(i64, i64)> {
-        self.activity_unstored.swap(false, Ordering::AcqRel).then(|| {
-            (self.cpu_ns_unstored.swap(0, Ordering::Relaxed), self.last_activity_at.load(Ordering::Relaxed))
-        })
+        self.activity_unstored
+            .swap(false, Ordering::AcqRel)
+            .then(|| (self.cpu_ns_unstored.swap(0, Ordering::Relaxed), self.last_activity_at.load(Ordering::Relaxed)))
     }
 }
 
@@ -254,12 +254,14 @@ impl Kept {
         self.shared.state.borrow().clone()
     }
 
-    /// Why it failed, fit for its owner.
-    pub(super) fn failure(&self) -> BoxError {
-        match self.state().failure {
+    /// Why it failed, if it did; fit for its owner.
+    pub fn failure(&self) -> Option<BoxError> {
+        let state = self.state();
+        let failed = || match state.failure {
             Some(Failure { kind, text }) => BoxError::Failed { kind, text: text.to_string() },
             None => BoxError::Failed { kind: ErrorKind::Broken, text: "unknown cause".into() },
-        }
+        };
+        (state.phase == Phase::Failed).then(failed)
     }
 
     /// Permission to work in the box. At once when it is ready; otherwise waits, up to five minutes, until it is made or resumed.
@@ -298,7 +300,7 @@ impl Kept {
                     Ok(()) | Err(BoxError::Busy) => {}
                     Err(error) => return Err(error),
                 },
-                Err(Refused::Failed) => return Err(self.failure()),
+                Err(Refused::Failed) => return Err(self.failure().unwrap_or(BoxError::Busy)),
                 Err(Refused::Gone) => return Err(BoxError::NotFound),
             }
             states.changed().await.map_err(|_| BoxError::NotFound)?;

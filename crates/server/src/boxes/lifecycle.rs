@@ -123,9 +123,7 @@ pub fn ask(phase: Phase, wanted: Wanted) -> Result<Asked, Refused> {
     match (wanted, phase) {
         (Wanted::Work, Phase::Ready) => Ok(Asked::Already),
         (Wanted::Work, Phase::Paused) => Ok(Asked::Go(Phase::Resuming, Deed::Resume)),
-        (Wanted::Work, Phase::Creating | Phase::Pausing | Phase::Resuming | Phase::Saving { .. }) => {
-            Err(Refused::Busy)
-        }
+        (Wanted::Work, Phase::Creating | Phase::Pausing | Phase::Resuming | Phase::Saving { .. }) => Err(Refused::Busy),
 
         (Wanted::Pause, Phase::Ready) => Ok(Asked::Go(Phase::Pausing, Deed::Pause)),
         (Wanted::Pause, Phase::Pausing | Phase::Paused) => Ok(Asked::Already),

@@ -194,9 +194,8 @@ impl Boxes {
     /// # Errors
     /// The name is taken, there are too many boxes, or the store failed.
     pub async fn create(&self, account: &AccountId, new: NewBox) -> Result<Kept, BoxError> {
-        let place = Arc::clone(&self.yard.places)
-            .try_acquire_owned()
-            .map_err(|_| BoxError::TooMany(self.yard.boxes_max))?;
+        let place =
+            Arc::clone(&self.yard.places).try_acquire_owned().map_err(|_| BoxError::TooMany(self.yard.boxes_max))?;
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {

@@ -26,8 +26,7 @@ const PROMPT_BYTES_MAX: usize = 64 * 1024;
 const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 
 /// Makes `require` work in code that Node takes for an ES module, as it does in code that it takes for CommonJS.
-const REQUIRE: &str =
-    r#"data:text/javascript,import{createRequire}from"node:module";globalThis.require=createRequire(process.cwd()+"/")"#;
+const REQUIRE: &str = r#"data:text/javascript,import{createRequire}from"node:module";globalThis.require=createRequire(process.cwd()+"/")"#;
 
 /// A program to run in a box, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]

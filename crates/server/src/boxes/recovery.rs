@@ -68,7 +68,8 @@ impl Boxes {
     /// The store or the engine failed, or something was left by a server that this one cannot follow. Nothing was changed then.
     pub async fn recover(&self) -> Result<(), RecoveryError> {
         let rows = self.yard.store.live_boxes().await?;
-        let observed = timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
+        let observed =
+            timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
         let mut observed: HashMap<BoxId, ObservedState> =
             observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id, seen.state)).collect();
         let rows = rows.into_iter().map(|row| self.judge(row)).collect::<Result<Vec<_>, _>>()?;
@@ -136,7 +137,9 @@ impl Boxes {
                     tracing::warn!(box_id = %id, "removing a box without a record");
                     match timeout(REMOVE_DEADLINE, engine.remove(&id)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::error!(box_id = %id, error = chain(&error), "it could not be removed"),
+                        Ok(Err(error)) => {
+                            tracing::error!(box_id = %id, error = chain(&error), "it could not be removed")
+                        }
                         Err(_) => tracing::error!(box_id = %id, "it could not be removed in time"),
                     }
                 });

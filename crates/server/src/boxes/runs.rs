@@ -106,6 +106,11 @@ impl Ending {
         }
     }
 
+    /// CPU time of its process tree in nanoseconds, 0 when that is not known.
+    pub fn cpu_ns(&self) -> i64 {
+        self.exit().map_or(0, |exit| i64::try_from(exit.cpu_ns).unwrap_or(i64::MAX))
+    }
+
     /// The exit code to report: 124 for a timeout, as the program `timeout` does.
     pub fn code(&self) -> Option<i32> {
         match self {
@@ -203,8 +208,7 @@ impl Boxes {
     /// Takes a run over that an earlier server began. What it wrote meanwhile is lost; its end is not.
     pub(super) fn take_over(&self, lease: Lease, row: RunRow) {
         let listed = Listed::new(&self.yard, &row.id, lease.kept().id());
-        let run =
-            Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
+        let run = Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
         self.yard.tasks.spawn(run.take_over());
     }
 
@@ -307,7 +311,7 @@ impl Run {
             self.lease.kept().report_gone();
         }
         if status != RunStatus::Running {
-            let cpu_ns = exit.map_or(0, |exit| i64::try_from(exit.cpu_ns).unwrap_or(i64::MAX));
+            let cpu_ns = ending.cpu_ns();
             let completed_at = now_ms();
             let end = RunEnd {
                 status,
