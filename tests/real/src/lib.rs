@@ -8,6 +8,7 @@
 
 pub mod footprint;
 pub mod http;
+pub mod init;
 pub mod lane;
 pub mod outside;
 pub mod server;

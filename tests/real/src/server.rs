@@ -64,7 +64,18 @@ impl Server {
     /// # Errors
     /// This machine cannot run boxes, or the server does not get ready.
     pub fn with(settings: Settings) -> Result<Self> {
-        let programs = programs()?;
+        Self::start_from(programs()?, settings)
+    }
+
+    /// Starts a server from the programs in that folder, with the defaults.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn from_programs(programs: &Path) -> Result<Self> {
+        Self::start_from(programs.to_owned(), Settings::new())
+    }
+
+    fn start_from(programs: PathBuf, settings: Settings) -> Result<Self> {
         let lane = Lane::take()?;
         lane.share_images(&programs)?;
         // Somebody else may take the port before the server does; then it says so and the test fails, which beats a fixed port.
@@ -127,6 +138,11 @@ impl Server {
     /// Its place on the host.
     pub fn lane(&self) -> &Lane {
         &self.lane
+    }
+
+    /// The folder of the programs that it runs.
+    pub fn programs(&self) -> &Path {
+        &self.programs
     }
 
     /// Its process.
