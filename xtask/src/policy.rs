@@ -37,7 +37,8 @@ pub fn check() -> Result<()> {
         ["tree", "--locked", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}\t{l}"];
     let targets = ["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-linux-gnu"];
     let tree = shell::output(shell::cargo(&tree).args(targets))?;
-    let packages: BTreeSet<Package> = tree.lines().map(Package::read).collect::<Result<_>>()?;
+    let packages: BTreeSet<Package> =
+        tree.lines().filter(|line| !line.is_empty()).map(Package::read).collect::<Result<_>>()?;
     let broken: Vec<String> = packages.iter().filter_map(|package| rules.broken_by(package)).collect();
     for line in &broken {
         println!("{line}");
