@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result, ensure};
 /// Servers at once at most.
 const LANES: u32 = 8;
 /// Boxes that a lane has room for: its addresses and its uid ranges.
-pub const BOXES_PER_LANE: u32 = 1024;
+pub const BOXES_PER_LANE: u32 = 256;
 /// Uids of one box.
 pub const UIDS_PER_BOX: u32 = 65_536;
-/// First uid of the first lane; above what the server uses by default, which ends at `(1 << 30) + 1000 * 65536`.
-const UIDS_START: u32 = 0x4800_0000;
+/// First uid of the first lane: above what a server with the defaults uses, in the same range that systemd leaves alone.
+const UIDS_START: u32 = 0x7400_0000;
 
 /// A place for one server, ours for as long as this value lives.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Lane {
 
     /// The addresses of its boxes.
     pub fn range(&self) -> String {
-        format!("198.19.{}.0/22", 128 + self.number * 4)
+        format!("198.19.{}.0/24", 128 + self.number)
     }
 
     /// The first uid of its first box.
@@ -132,7 +132,7 @@ impl Lane {
         for name in crate::footprint::interfaces(&tag)? {
             quietly("ip", &["link", "delete", &name]);
         }
-        let gateway = self.range().replace(".0/22", ".1/32");
+        let gateway = self.range().replace(".0/24", ".1/32");
         quietly("ip", &["address", "delete", &gateway, "dev", "lo"]);
         quietly("nft", &["delete", "table", "inet", &format!("boxyard_{tag}")]);
         let run = PathBuf::from(format!("/run/boxyard-{tag}"));
