@@ -1,0 +1,154 @@
+//! `cargo xtask up`: from a clone to a running server.
+//!
+//! This process becomes the server at the end (`exec`), so that signals, exit code and Ctrl-C are the server's own. What is to be said
+//! once the server is ready is said by a second small process, [`greet`], which reads the server's standard output and passes it on.
+
+use std::io::{BufRead as _, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::build::{self, Profile};
+use crate::host::{self, Consent};
+use crate::shell;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Install missing host packages without asking
+    #[arg(long, short)]
+    yes: bool,
+    /// Where the server keeps its things
+    #[arg(long, value_name = "DIR", env = "BOXYARD_DATA_DIR", default_value = "/var/lib/boxyard")]
+    data_dir: PathBuf,
+    /// Address of the HTTP API
+    #[arg(long, value_name = "ADDR", env = "BOXYARD_HTTP", default_value = "127.0.0.1:7070")]
+    http: SocketAddr,
+    /// More flags for `boxyard serve`, after `--`
+    #[arg(last = true, value_name = "FLAG")]
+    serve: Vec<String>,
+    /// The programs are built already; set when going on through sudo
+    #[arg(long, hide = true)]
+    built: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Greeting {
+    #[arg(long)]
+    data_dir: PathBuf,
+    #[arg(long)]
+    http: SocketAddr,
+    #[arg(long)]
+    program: PathBuf,
+}
+
+/// Builds, installs, and becomes the server.
+///
+/// # Errors
+/// Anything of it fails; it returns in no other case.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let consent = if arguments.yes { Consent::Given } else { Consent::Ask };
+    if !arguments.built {
+        host::install(&[host::BUILD, host::SERVER].concat(), consent)?;
+        // As the caller, before root is needed: what cargo writes belongs to the caller.
+        build::programs(Profile::Release)?;
+    }
+    host::become_root(&["--built"])?;
+    let program = Profile::Release.programs().join("boxyard");
+    let data_dir = std::path::absolute(&arguments.data_dir)?;
+    let data_text = data_dir.to_string_lossy();
+    // Does nothing when the image is there; else it takes a minute or two and shows how far it is.
+    shell::run(&mut shell::command(&program, &["image", "build", "node", "--data-dir", &data_text]))?;
+
+    let mut server = shell::command(&program, &["serve", "--data-dir", &data_text]);
+    server.args(["--http", &arguments.http.to_string()]).args(&arguments.serve);
+    let greeter = start_greeter(&data_dir, arguments.http, &program)?;
+    eprintln!("$ {}", shell::spelled(&server));
+    Err(server.stdout(greeter).exec()).with_context(|| format!("starting {}", program.display()))
+}
+
+/// Starts [`greet`] and returns the end of the pipe that it reads.
+fn start_greeter(data_dir: &Path, http: SocketAddr, program: &Path) -> Result<Stdio> {
+    let own = std::env::current_exe()?;
+    // The shell leaves the greeter to init and ends: as our own child it would be the server's after `exec`, and the server waits for
+    // nobody else's children. `3<&0` because a shell gives what runs in the background an empty standard input.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<&0; \"$@\" <&3 3<&- &", "sh"]).arg(own).arg("greet");
+    shell.arg("--data-dir").arg(data_dir).arg("--http").arg(http.to_string()).arg("--program").arg(program);
+    // Its own group: Ctrl-C is for the server, whose last words are still to be passed on.
+    let mut started = shell.process_group(0).stdin(Stdio::piped()).spawn().context("starting sh")?;
+    let pipe = started.stdin.take().context("no pipe to the greeter")?;
+    started.wait()?;
+    Ok(Stdio::from(OwnedFd::from(pipe)))
+}
+
+/// Passes standard input on, and after its line `ready …` tells how to use the server.
+///
+/// # Errors
+/// Nobody reads what is passed on.
+pub fn greet(greeting: &Greeting) -> Result<()> {
+    let mut out = std::io::stdout();
+    let mut greeted = false;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        writeln!(out, "{line}")?;
+        if line.starts_with("ready ") && !greeted {
+            greeted = true;
+            write!(out, "{}", text(greeting))?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn text(greeting: &Greeting) -> String {
+    let Greeting { data_dir, http, program } = greeting;
+    let url = format!("http://{http}");
+    let first = std::fs::read_to_string(data_dir.join("first-key")).ok();
+    let key = std::env::var("BOXYARD_BOOTSTRAP_KEY").ok().filter(|key| !key.is_empty()).or(first);
+    let Some(key) = key.map(|key| key.trim().to_owned()) else {
+        let program = program.display();
+        return format!(
+            "\n  Base URL  {url}\n  API key   one that was made before; `{program} key create` makes another\n\n"
+        );
+    };
+    let program = program.display();
+    format!(
+        r#"
+  Base URL  {url}
+  API key   {key}
+
+Set these, and the published Upstash Box SDKs talk to this server:
+
+  export UPSTASH_BOX_BASE_URL={url} UPSTASH_BOX_API_KEY={key}
+
+Then try:
+
+  npm install @upstash/box && node --input-type=module -e 'import {{ Box }} from "@upstash/box"; const box = await Box.create(); console.log((await box.exec.command("uname -a")).result); await box.delete()'
+  curl -s -X POST {url}/v2/box -H "X-Box-Api-Key: $UPSTASH_BOX_API_KEY" -H 'Content-Type: application/json' -d '{{"name": "first"}}'
+  {program} exec first -- echo hello
+
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greeting_names_the_key_that_the_server_made() {
+        let folder = shell::target().join("greeting-test");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("first-key"), "box_made\n").unwrap();
+        let greeting =
+            Greeting { data_dir: folder, http: "127.0.0.1:7070".parse().unwrap(), program: "boxyard".into() };
+        let text = text(&greeting);
+        assert!(text.contains("API key   box_made\n"), "{text}");
+        assert!(text.contains("UPSTASH_BOX_BASE_URL=http://127.0.0.1:7070"), "{text}");
+    }
+}
