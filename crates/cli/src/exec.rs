@@ -8,12 +8,12 @@ use boxyard_proto::api::exec::ExecRequest;
 use clap::Args;
 use reqwest::{Method, Response};
 use tokio::io::{AsyncWriteExt, Stdout};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::{Client, ClientOptions, box_argument};
 use crate::failure::{Failure, NOT_RUN};
 use crate::output::note;
+use crate::signals::Signals;
 use crate::trailer::{Ending, Trailer};
 
 /// How long a cancelled command may take to end before it is left alone.
@@ -48,19 +48,19 @@ impl Exec {
 
     async fn stream(self) -> Result<ExitCode, Failure> {
         let client = self.client.connect()?;
-        let mut interrupts = Interrupts::watch()?;
+        let mut signals = Signals::watch()?;
         let body = ExecRequest { command: Some(self.argv), folder: self.folder, detach: None };
         let request = client.request(Method::POST, &[&self.id, "exec-stream"]).json(&body);
         let answer = tokio::select! {
             answer = client.send(request) => answer?,
-            () = interrupts.next() => return Ok(ExitCode::from(INTERRUPTED)),
+            () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
         };
         let run_id = answer.headers().get(RUN_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
 
         let mut copying = std::pin::pin!(copy(answer, tokio::io::stdout()));
         tokio::select! {
             code = &mut copying => return code,
-            () = interrupts.next() => {}
+            () = signals.next() => {}
         }
         let deadline = Instant::now() + CANCEL_DEADLINE;
         let cancelled = async {
@@ -75,7 +75,7 @@ impl Exec {
                     failure.tell();
                 }
             }
-            () = interrupts.next() => {}
+            () = signals.next() => {}
             () = sleep_until(deadline) => note("boxyard: the command has not ended yet"),
         }
         Ok(ExitCode::from(INTERRUPTED))
@@ -118,25 +118,5 @@ async fn write(out: &mut Stdout, bytes: &[u8]) -> Result<bool, Failure> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::failed("cannot write to standard output", error)),
-    }
-}
-
-/// Ctrl-C, and its polite cousin.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn watch() -> Result<Self, Failure> {
-        let watch = |kind| signal(kind).map_err(|error| Failure::failed("cannot watch for signals", error));
-        Ok(Self { interrupt: watch(SignalKind::interrupt())?, terminate: watch(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

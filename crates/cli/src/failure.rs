@@ -63,6 +63,11 @@ impl Failure {
         self.code
     }
 
+    /// The whole story.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Says it on standard error.
     pub(crate) fn tell(&self) {
         if !self.text.is_empty() {

@@ -12,11 +12,16 @@ mod client;
 mod create;
 mod data;
 mod delete;
+mod doctor;
 mod exec;
 mod failure;
+mod host;
+mod image;
 mod key;
 mod list;
 mod output;
+mod serve;
+mod signals;
 mod trailer;
 
 use failure::Failure;
@@ -31,9 +36,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server, as root
+    Serve(serve::Serve),
     /// Make, list and revoke API keys, on the server's host
     #[command(subcommand)]
     Key(key::Key),
+    /// Build and list images, on the server's host
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Say what this host lacks to run boxes, and how to mend it
+    Doctor(data::DataOptions),
     /// Make a box and print its id
     Create(create::Create),
     /// List boxes
@@ -54,7 +66,10 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Serve(serve) => serve.run(),
         Command::Key(key) => client(key.run()),
+        Command::Image(image) => client(image.run()),
+        Command::Doctor(data) => doctor::run(&data),
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
