@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::process::Pid;
-use seccompiler::BpfProgramRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -252,14 +251,9 @@ pub fn mount_setattr(mount: BorrowedFd<'_>, set: u64, userns: Option<BorrowedFd<
 ///
 /// # Errors
 /// The capability is missing, or the filter is none.
-pub fn add_seccomp_filter(filter: BpfProgramRef<'_>) -> io::Result<()> {
-    #[repr(C)]
-    struct Program {
-        len: u16,
-        filter: *const seccompiler::sock_filter,
-    }
+pub fn add_seccomp_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
-    let program = Program { len, filter: filter.as_ptr() };
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
     // SAFETY: the program points to `len` instructions that outlive the call; the kernel checks and copies them.
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program)) })?;
     Ok(())

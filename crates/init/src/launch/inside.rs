@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use boxyard_proto::launch::{Launch, Launched};
 use rustix::fs::{Gid, Mode, Uid};
-use seccompiler::BpfProgram;
 
 use super::devices::{self, Devices};
 use super::handshake::{self, Deed, Handshake, Inside};
@@ -30,7 +29,7 @@ pub struct Kit {
     /// The host's harmless devices.
     pub devices: Devices,
     /// What the box may call.
-    pub filter: BpfProgram,
+    pub filter: Vec<libc::sock_filter>,
 }
 
 /// Makes the box around this process and serves until the box ends.

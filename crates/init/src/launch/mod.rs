@@ -89,7 +89,7 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
     sys::reset_signals();
     sys::ignore_broken_pipes();
     limits::set()?;
-    let filter = seccomp::for_box().doing("compiling the seccomp filter")?;
+    let filter = seccomp::for_box();
     let layers = Layers::open(&plan)?;
     let devices = Devices::open()?;
     let v1 = V1Cgroups::open(&plan.cgroups_v1)?;

@@ -8,32 +8,45 @@
 //!
 //! Calls newer than this list answer `ENOSYS` as well, so that programs fall back instead of giving up. Programs for another
 //! architecture (32-bit x86 included) are killed.
+//!
+//! The filter is a binary search over ranges of call numbers. Compilers of filters that we know make one comparison for each call in
+//! turn, and the kernel, which tries every call when a filter is installed, then takes 0.8 ms for it instead of 0.1 ms.
 
-use std::collections::BTreeMap;
-use std::io;
-
-use libc::c_long;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
-};
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: TargetArch = TargetArch::x86_64;
-#[cfg(target_arch = "aarch64")]
-const ARCH: TargetArch = TargetArch::aarch64;
+use libc::{c_long, sock_filter};
 
 /// The newest system call that was considered when the list was made (`file_setattr`).
 const NEWEST: u32 = 469;
 
 /// The namespace flags of `clone`.
-const NEW_NAMESPACES: u64 = 0x7e02_0000;
+const NEW_NAMESPACES: u32 = 0x7e02_0000;
+
+/// Linux and SVr4 personalities, with and without a 32-bit uname, and the question which one it is.
+const PERSONALITIES: &[u32] = &[0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// Unix, IPv4, IPv6, netlink, packet. Others only add kernel code to attack (vsock leads to the host, AF_ALG to its crypto).
+const SOCKET_FAMILIES: &[u32] = &[1, 2, 10, 16, 17];
+
+/// `AUDIT_ARCH_…`
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+const AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const ANY_BIT: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+/// Where `struct seccomp_data` has the call's number, the architecture and the lower half of the first argument.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const FIRST_ARGUMENT: u32 = 16;
+
 const ALLOW: u32 = 0x7fff_0000;
+const KILL: u32 = 0x8000_0000;
 
 const fn refuse(errno: i32) -> u32 {
     0x0005_0000 | errno.cast_unsigned()
@@ -50,7 +63,7 @@ const fn number(call: c_long) -> u32 {
 
 /// What a job's process adds to [`for_box`].
 pub const FOR_JOBS: [sock_filter; 6] = [
-    step(LOAD, 0, 0, 0),
+    step(LOAD, NUMBER, 0, 0),
     step(EQUAL, number(libc::SYS_clone3), 0, 1),
     step(RETURN, refuse(libc::ENOSYS), 0, 0),
     step(EQUAL, number(libc::SYS_unshare), 0, 1),
@@ -58,36 +71,77 @@ pub const FOR_JOBS: [sock_filter; 6] = [
     step(RETURN, ALLOW, 0, 0),
 ];
 
-/// The filter of a whole box.
-///
-/// # Errors
-/// The list does not compile; a test sees to it that it does.
-pub fn for_box() -> io::Result<BpfProgram> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
-    rules.extend(conditional().map_err(io::Error::other)?);
-    let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
-    let filter = SeccompFilter::new(rules, refusal, SeccompAction::Allow, ARCH).map_err(io::Error::other)?;
-    let checks: BpfProgram = filter.try_into().map_err(io::Error::other)?;
-    // Jumps are relative, so what must come first can simply be put first.
-    let unknown = [step(LOAD, 0, 0, 0), step(GREATER, NEWEST, 0, 1), step(RETURN, refuse(libc::ENOSYS), 0, 0)];
-    Ok(unknown.into_iter().chain(checks).collect())
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allowed,
+    Refused,
+    /// Allowed when the first argument has none of these bits.
+    Without(u32),
+    /// Allowed when the first argument is one of these.
+    With(&'static [u32]),
 }
 
-/// Calls that are allowed with certain arguments only.
-fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, seccompiler::BackendError> {
-    let argument = |index, op, value| SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value);
-    let one_of = |values: &[u64]| -> Result<Vec<_>, _> {
-        values.iter().map(|value| SeccompRule::new(vec![argument(0, SeccompCmpOp::Eq, *value)?])).collect()
+/// The filter of a whole box.
+pub fn for_box() -> Vec<sock_filter> {
+    let mut verdicts = [Verdict::Refused; NEWEST as usize + 1];
+    for call in ALLOWED.iter().chain(ALLOWED_HERE) {
+        verdicts[number(*call) as usize] = Verdict::Allowed;
+    }
+    verdicts[number(libc::SYS_clone) as usize] = Verdict::Without(NEW_NAMESPACES);
+    verdicts[number(libc::SYS_personality) as usize] = Verdict::With(PERSONALITIES);
+    verdicts[number(libc::SYS_socket) as usize] = Verdict::With(SOCKET_FAMILIES);
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
+    for (call, verdict) in (0..).zip(verdicts) {
+        if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+            ranges.push((call, verdict));
+        }
+    }
+    let mut filter = vec![
+        step(LOAD, ARCH, 0, 0),
+        step(EQUAL, ARCHITECTURE, 1, 0),
+        step(RETURN, KILL, 0, 0),
+        step(LOAD, NUMBER, 0, 0),
+        step(GREATER, NEWEST, 0, 1),
+        step(RETURN, refuse(libc::ENOSYS), 0, 0),
+    ];
+    filter.extend(search(&ranges));
+    filter
+}
+
+/// The steps that find the range which the loaded number is in, by its first call, and judge it.
+fn search(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let [(first, verdict), ..] = upper else { return Vec::new() };
+    if lower.is_empty() {
+        return judge(*verdict);
+    }
+    let (lower, upper) = (search(lower), search(upper));
+    let mut steps = match u8::try_from(lower.len()) {
+        Ok(skip) => vec![step(AT_LEAST, *first, skip, 0)],
+        // Conditional jumps reach 255 steps.
+        Err(_) => {
+            let skip = u32::try_from(lower.len()).unwrap_or(u32::MAX);
+            vec![step(AT_LEAST, *first, 0, 1), step(JUMP, skip, 0, 0)]
+        }
     };
-    let no_namespaces = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)?;
-    Ok(vec![
-        (libc::SYS_clone, vec![SeccompRule::new(vec![no_namespaces])?]),
-        // Linux and SVr4 personalities, with and without a 32-bit uname, and the question which one it is.
-        (libc::SYS_personality, one_of(&[0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff])?),
-        // Unix, IPv4, IPv6, netlink, packet. Others only add kernel code to attack (vsock leads to the host, AF_ALG to its crypto).
-        (libc::SYS_socket, one_of(&[1, 2, 10, 16, 17])?),
-    ])
+    steps.extend(lower);
+    steps.extend(upper);
+    steps
+}
+
+fn judge(verdict: Verdict) -> Vec<sock_filter> {
+    let (allow, refusal) = (step(RETURN, ALLOW, 0, 0), step(RETURN, refuse(libc::EPERM), 0, 0));
+    let argument = step(LOAD, FIRST_ARGUMENT, 0, 0);
+    match verdict {
+        Verdict::Allowed => vec![allow],
+        Verdict::Refused => vec![refusal],
+        Verdict::Without(bits) => vec![argument, step(ANY_BIT, bits, 1, 0), allow, refusal],
+        Verdict::With(values) => {
+            let tests = values.iter().flat_map(|value| [step(EQUAL, *value, 0, 1), allow]);
+            [argument].into_iter().chain(tests).chain([refusal]).collect()
+        }
+    }
 }
 
 /// Allowed on every architecture.
@@ -419,10 +473,70 @@ const ALLOWED_HERE: &[c_long] = &[
 mod tests {
     use super::*;
 
+    /// What the kernel would answer.
+    fn run(filter: &[sock_filter], arch: u32, call: u32, argument: u32) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let step = filter[at];
+            at += 1;
+            let jump = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
+            match step.code {
+                LOAD => {
+                    loaded = [(NUMBER, call), (ARCH, arch), (FIRST_ARGUMENT, argument)]
+                        .into_iter()
+                        .find(|(offset, _)| *offset == step.k)
+                        .expect("a known field")
+                        .1
+                }
+                JUMP => at += step.k as usize,
+                EQUAL => at += jump(loaded == step.k),
+                GREATER => at += jump(loaded > step.k),
+                AT_LEAST => at += jump(loaded >= step.k),
+                ANY_BIT => at += jump(loaded & step.k != 0),
+                RETURN => return step.k,
+                other => panic!("unknown step {other:#x}"),
+            }
+        }
+    }
+
     #[test]
-    fn the_list_compiles_and_leaves_out_what_leads_out_of_a_box() {
-        let program = for_box().expect("the list compiles");
-        assert!(program.len() < 4096, "the kernel takes 4096 instructions");
+    fn exactly_the_listed_calls_are_allowed() {
+        let filter = for_box();
+        assert!(filter.len() < 1000, "{} steps: the kernel tries each call at install", filter.len());
+        let special = [libc::SYS_clone, libc::SYS_personality, libc::SYS_socket].map(number);
+        for call in (0..=NEWEST).filter(|call| !special.contains(call)) {
+            let listed = ALLOWED.iter().chain(ALLOWED_HERE).any(|allowed| number(*allowed) == call);
+            let expected = if listed { ALLOW } else { refuse(libc::EPERM) };
+            assert_eq!(run(&filter, ARCHITECTURE, call, 0), expected, "system call {call}");
+        }
+        for unknown in [NEWEST + 1, 0x4000_0000 | number(libc::SYS_read), u32::MAX] {
+            assert_eq!(run(&filter, ARCHITECTURE, unknown, 0), refuse(libc::ENOSYS));
+        }
+        assert_eq!(run(&filter, 0x4000_0003, number(libc::SYS_read), 0), KILL);
+    }
+
+    #[test]
+    fn arguments_decide_where_they_must() {
+        let filter = for_box();
+        let call = |call, argument| run(&filter, ARCHITECTURE, number(call), argument) == ALLOW;
+        assert!(call(libc::SYS_clone, libc::SIGCHLD.cast_unsigned()));
+        for flag in
+            [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWNET, libc::CLONE_NEWPID, libc::CLONE_NEWCGROUP]
+        {
+            assert!(!call(libc::SYS_clone, (flag | libc::SIGCHLD).cast_unsigned()));
+        }
+        assert!(
+            call(libc::SYS_socket, libc::AF_INET.cast_unsigned())
+                && !call(libc::SYS_socket, libc::AF_VSOCK.cast_unsigned())
+        );
+        assert!(call(libc::SYS_personality, 0) && !call(libc::SYS_personality, 0x0040_0000));
+        assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_clone3), 0), refuse(libc::ENOSYS));
+        assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_unshare), 0), refuse(libc::EPERM));
+        assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_execve), 0), ALLOW);
+    }
+
+    #[test]
+    fn what_leads_out_of_a_box_is_not_listed() {
         for call in [
             libc::SYS_mount,
             libc::SYS_umount2,
