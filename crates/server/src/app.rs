@@ -186,7 +186,7 @@ fn lock_data_dir(path: &Path) -> Result<File, BuildError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(path.join("lock"))
+        .open(path.join("server.lock"))
         .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ pub struct Network {
     /// Resolvers that boxes' questions are forwarded to; the host's own when empty.
     pub dns: Vec<SocketAddr>,
     /// Names that the forwarder answers by itself.
-    pub hosts: BTreeMap<String, IpAddr>,
+    pub hosts: BTreeMap<String, Ipv4Addr>,
 }
 
 /// Caps and deadlines of the doors.
@@ -182,7 +182,7 @@ impl Config {
                     .map(|HostEntry(name, address)| (name, address))
                     .collect(),
             },
-            uids_start: layers.get("uids.start")?.unwrap_or(1 << 30),
+            uids_start: layers.get("uids.start")?.unwrap_or(0x7000_0000),
             boxes_max: layers.get("boxes.max")?.unwrap_or(1000),
             recipes_dir: layers.get("images.recipes_dir")?,
             limits: Limits {

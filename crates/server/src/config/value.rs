@@ -164,10 +164,10 @@ impl Setting for Resolver {
 
 /// A name with its address: `registry.example=192.0.2.7`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostEntry(pub String, pub IpAddr);
+pub(super) struct HostEntry(pub String, pub Ipv4Addr);
 
 impl Setting for HostEntry {
-    const EXPECTED: &'static str = "a name and an address such as registry.example=192.0.2.7";
+    const EXPECTED: &'static str = "a name and an IPv4 address such as registry.example=192.0.2.7";
 
     fn read(text: &str) -> Option<Self> {
         let (name, address) = text.split_once('=')?;

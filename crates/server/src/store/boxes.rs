@@ -1,6 +1,6 @@
 //! Boxes, their names and their labels. Rows of deleted boxes stay, without their environment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use boxyard_proto::names::Size;
 use boxyard_proto::{AccountId, BoxId};
@@ -49,7 +49,7 @@ macro_rules! select_boxes {
 
 const BY_ID: Sql = select_boxes!("where b.id = $1 and b.account = $2");
 const BY_NAME: Sql = select_boxes!("join box_names n on n.box_id = b.id where n.account = $1 and n.name = $2");
-const LIVE: Sql = select_boxes!("where b.deleted_at is null order by b.account, b.seq");
+const LIVE: Sql = select_boxes!("where b.deleted_at is null order by b.account, b.created_at, b.seq");
 const LIST_LIVE: Sql =
     select_boxes!("where b.account = $1 and b.deleted_at is null order by b.created_at desc, b.seq desc limit $2");
 const LIST_DELETED: Sql =
@@ -63,15 +63,6 @@ const LIST_DELETED_LABELLED: Sql = select_boxes!(
      order by b.created_at desc, b.seq desc limit $3"
 );
 const LABELS_OF_BOX: Sql = Sql::new("select label from box_labels where box_id = $1 order by place");
-const LABELS_OF_ACCOUNT: Sql = Sql::new(
-    "select l.box_id, l.label from box_labels l join boxes b on b.id = l.box_id
-     where b.account = $1 order by l.box_id, l.place",
-);
-const LABELS_OF_LIVE: Sql = Sql::new(
-    "select l.box_id, l.label from box_labels l join boxes b on b.id = l.box_id
-     where b.deleted_at is null order by l.box_id, l.place",
-);
-
 /// A box as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoxRow {
@@ -205,7 +196,7 @@ impl Store {
             };
             db.together(|db| {
                 let Some(mut row) = found(db)? else { return Ok(None) };
-                row.labels = db.all(LABELS_OF_BOX, (row.id.as_str(),), |row| row.get(0))?;
+                row.labels = labels(db, &row.id)?;
                 Ok(Some(row))
             })
         })
@@ -233,7 +224,7 @@ impl Store {
                     (Some(label), false) => db.all(LIST_LIVE_LABELLED, (label, account, LIST_MAX), box_row),
                     (Some(label), true) => db.all(LIST_DELETED_LABELLED, (label, account, LIST_MAX), box_row),
                 }?;
-                with_labels(rows, db.all(LABELS_OF_ACCOUNT, (account,), label_row)?)
+                with_labels(db, rows)
             })
         })
         .await
@@ -244,10 +235,7 @@ impl Store {
     /// # Errors
     /// The database's failures.
     pub async fn live_boxes(&self) -> Result<Vec<BoxRow>, StoreError> {
-        self.read("listing live boxes", |db| {
-            db.together(|db| with_labels(db.all(LIVE, (), box_row)?, db.all(LABELS_OF_LIVE, (), label_row)?))
-        })
-        .await
+        self.read("listing live boxes", |db| db.together(|db| with_labels(db, db.all(LIVE, (), box_row)?))).await
     }
 }
 
@@ -288,17 +276,14 @@ fn box_row(row: &Row<'_>) -> rusqlite::Result<BoxRow> {
     })
 }
 
-fn label_row(row: &Row<'_>) -> rusqlite::Result<(BoxId, String)> {
-    Ok((parsed(row, 0)?, row.get(1)?))
-}
-
-fn with_labels(mut rows: Vec<BoxRow>, labels: Vec<(BoxId, String)>) -> rusqlite::Result<Vec<BoxRow>> {
-    let mut of_box: HashMap<BoxId, Vec<String>> = HashMap::new();
-    for (id, label) in labels {
-        of_box.entry(id).or_default().push(label);
-    }
+/// Adds the labels: one short look-up for each box, so that a list costs what it shows and not what the account has ever had.
+fn with_labels(db: &Db, mut rows: Vec<BoxRow>) -> rusqlite::Result<Vec<BoxRow>> {
     for row in &mut rows {
-        row.labels = of_box.remove(&row.id).unwrap_or_default();
+        row.labels = labels(db, &row.id)?;
     }
     Ok(rows)
+}
+
+fn labels(db: &Db, id: &BoxId) -> rusqlite::Result<Vec<String>> {
+    db.all(LABELS_OF_BOX, (id.as_str(),), |row| row.get(0))
 }

@@ -36,7 +36,7 @@ create table boxes (
 );
 
 create index boxes_of_account on boxes (account, created_at, seq);
-create index boxes_live on boxes (account, seq) where deleted_at is null;
+create index boxes_live on boxes (account, created_at, seq) where deleted_at is null;
 
 -- A name belongs to one box of an account for as long as its row is here: a box that is being deleted gives it back.
 create table box_names (
