@@ -145,7 +145,7 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
                     }
                 });
             }
-            Frame::Message(ToInit::Signal { signal }) if signal == 9 => job.kill.cancel(),
+            Frame::Message(ToInit::Signal { signal: 9 }) => job.kill.cancel(),
             Frame::Message(ToInit::Signal { .. }) => job.term.cancel(),
             Frame::Message(ToInit::Hello(_) | ToInit::Exec(_) | ToInit::Attach { .. }) => return,
         }

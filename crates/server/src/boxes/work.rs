@@ -194,7 +194,7 @@ impl Work<'_> {
         let mut pump = pin!(pump(&mut job, &mut self.sink, reply));
         let mut ending: Option<(Reason, Instant)> = None;
         loop {
-            let deadline = ending.map(|(_, deadline)| deadline).or(limit.map(|(_, at)| at));
+            let deadline = ending.map(|(_, deadline)| deadline).or_else(|| limit.map(|(_, at)| at));
             let reason = tokio::select! {
                 biased;
                 () = self.lease.over().cancelled() => return Followed::Over(Ending::BoxEnded),

@@ -111,14 +111,15 @@ async fn a_run_that_does_not_read_its_input_can_be_cancelled() {
     let yard = Yard::start().await;
     let client = yard.client();
     let id = client.new_box().await;
-    // The pretended python reads its code first; a timeout on the way in would be the same path.
-    let code = format!("gate begun {}", "x".repeat(10_000_000));
+    // More than fits into the connection, and nobody takes it out.
+    let code = format!("deaf gate begun\n{}", "x".repeat(10_000_000));
     let waiting = tokio::spawn({
         let (client, id) = (client.clone(), id.clone());
         async move { client.post(&format!("/v2/box/{id}/code"), json!({"code": code, "language": "python"})).await }
     });
     let path = format!("/v2/box/{id}/runs");
-    let runs = client.until(&path, |runs| runs["runs"][0]["status"] == "running").await;
+    yard.engine.came_to("begun", 1).await;
+    let runs = client.get(&path).await.json();
     let run = runs["runs"][0]["id"].as_str().expect("an id").to_owned();
     assert_eq!(client.post(&format!("{path}/{run}/cancel"), json!({})).await.status, StatusCode::OK);
     assert_eq!(client.run(&id, &run).await["status"], "cancelled");
