@@ -41,7 +41,7 @@ impl Program {
         match words.as_slice() {
             ["sh" | "bash", "-c" | "-lc", script, ..] => self.script(script).await,
             ["node" | "python3", ..] => {
-                let script = self.read_all().await;
+                let script = self.read_code().await;
                 self.script(&String::from_utf8_lossy(&script)).await
             }
             words => self.simple(words).await,
@@ -123,10 +123,14 @@ impl Program {
         0
     }
 
-    async fn read_all(&mut self) -> Vec<u8> {
+    /// All of the input, unless it begins with `deaf `: then the first line is taken and nothing more is read.
+    async fn read_code(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(bytes) = self.stdin.recv().await {
             all.extend_from_slice(&bytes);
+            if let Some(rest) = all.strip_prefix(b"deaf ") {
+                return rest.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+            }
         }
         all
     }

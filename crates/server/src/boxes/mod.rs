@@ -113,7 +113,7 @@ impl NewBox {
         Ok(Self {
             name,
             labels: names::check_labels(labels)?,
-            size: size.map_or(Ok(Size::default()), Size::parse)?,
+            size: size.map(Size::parse).transpose()?.unwrap_or_default(),
             runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
             env,
         })

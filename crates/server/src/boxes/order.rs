@@ -224,9 +224,9 @@ mod tests {
         assert!(command(&["a", "b\0"], None).is_err());
         assert!(command(&["a", &"x".repeat(128 * 1024)], None).is_err());
         assert!(command(&["a", &"x".repeat(128 * 1024 - 1)], None).is_ok());
-        assert!(command(&vec!["a"; 4097], None).is_err());
-        assert!(command(&vec!["a"; 4096], None).is_ok());
-        assert!(command(&vec!["x".repeat(100_000).as_str(); 10], None).is_err());
+        assert!(command(&["a"; 4097], None).is_err());
+        assert!(command(&["a"; 4096], None).is_ok());
+        assert!(command(&["x".repeat(100_000).as_str(); 10], None).is_err());
         // 200,000 bytes that take 1,200,000 as JSON.
         assert!(command(&["a", &"\u{1}".repeat(100_000), &"\u{1}".repeat(100_000)], None).is_err());
     }

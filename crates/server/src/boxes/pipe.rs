@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// Bytes that wait to be read at most.
 const ROOM: usize = 2 * 1024 * 1024;
@@ -17,7 +18,7 @@ const COPIED_MAX: usize = 16 * 1024;
 pub(super) fn pipe() -> (Writer, Reader) {
     let (pieces, queue) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(ROOM));
-    (Writer { room: Arc::clone(&room), pieces }, Reader { room, queue })
+    (Writer { room: Arc::clone(&room), pieces, hurry: CancellationToken::new() }, Reader { room, queue })
 }
 
 struct Piece {
@@ -30,6 +31,7 @@ pub(super) struct Writer {
     room: Arc<Semaphore>,
     /// Bounded by `room`.
     pieces: mpsc::UnboundedSender<Piece>,
+    hurry: CancellationToken,
 }
 
 /// Nobody reads any more.
@@ -37,6 +39,11 @@ pub(super) struct Writer {
 pub(super) struct Closed;
 
 impl Writer {
+    /// When this is cancelled, bytes that there is no room for are dropped instead of waited with: what writes them is being ended.
+    pub(super) fn hurry(&self) -> CancellationToken {
+        self.hurry.clone()
+    }
+
     /// Waits for room and hands the bytes over.
     pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Closed> {
         if bytes.is_empty() {
@@ -45,8 +52,10 @@ impl Writer {
         let counts_for = bytes.len().clamp(PIECE_MIN, ROOM);
         let permits = u32::try_from(counts_for).unwrap_or(u32::MAX);
         tokio::select! {
-            room = self.room.acquire_many(permits) => room.map_err(|_| Closed)?.forget(),
+            biased;
             () = self.pieces.closed() => return Err(Closed),
+            room = self.room.acquire_many(permits) => room.map_err(|_| Closed)?.forget(),
+            () = self.hurry.cancelled() => return Ok(()),
         }
         let bytes = if bytes.len() <= COPIED_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
         self.pieces.send(Piece { bytes, counts_for }).map_err(|_| Closed)

@@ -67,6 +67,8 @@ pub enum Ending {
     BoxEnded,
     /// The connection to it was lost.
     Lost(AgentError),
+    /// It was begun by an earlier server, and its box does not know it.
+    Unknown,
     /// The server leaves; the run goes on and the next server takes it over.
     Left,
 }
@@ -75,7 +77,12 @@ impl Ending {
     fn exit(&self) -> Option<Exit> {
         match self {
             Self::Exited(exit) | Self::TimedOut(_, exit) | Self::Cancelled(exit) => Some(*exit),
-            Self::NotStarted(_) | Self::NotRecorded(_) | Self::BoxEnded | Self::Lost(_) | Self::Left => None,
+            Self::NotStarted(_)
+            | Self::NotRecorded(_)
+            | Self::BoxEnded
+            | Self::Lost(_)
+            | Self::Unknown
+            | Self::Left => None,
         }
     }
 
@@ -89,7 +96,8 @@ impl Ending {
             | Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
-            | Self::Lost(_) => RunStatus::Failed,
+            | Self::Lost(_)
+            | Self::Unknown => RunStatus::Failed,
         }
     }
 
@@ -102,6 +110,7 @@ impl Ending {
             Self::NotRecorded(_) => Some("could not be recorded, so it was not started".into()),
             Self::BoxEnded => Some("the box was deleted or lost while this ran".into()),
             Self::Lost(error) => Some(error.to_string()),
+            Self::Unknown => Some("lost when the server was restarted".into()),
             Self::Left => Some("the server is shutting down; the run goes on".into()),
         }
     }
@@ -116,7 +125,12 @@ impl Ending {
         match self {
             Self::TimedOut(..) => Some(124),
             Self::Exited(exit) | Self::Cancelled(exit) => Some(exit.code),
-            Self::NotStarted(_) | Self::NotRecorded(_) | Self::BoxEnded | Self::Lost(_) | Self::Left => None,
+            Self::NotStarted(_)
+            | Self::NotRecorded(_)
+            | Self::BoxEnded
+            | Self::Lost(_)
+            | Self::Unknown
+            | Self::Left => None,
         }
     }
 }
@@ -351,6 +365,7 @@ impl Run {
             | Ending::NotRecorded(_)
             | Ending::BoxEnded
             | Ending::Lost(_)
+            | Ending::Unknown
             | Ending::Left => {
                 let complaint = ending.complaint().unwrap_or_default();
                 self.log(LogLevel::Error, format!("Run {id} failed: {complaint}"));

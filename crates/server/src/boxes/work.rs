@@ -71,6 +71,14 @@ impl Sink {
         }
     }
 
+    /// See [`Writer::hurry`].
+    fn hurry(&self) -> CancellationToken {
+        match self {
+            Self::Pipe(writer) => writer.hurry(),
+            Self::Hold(..) | Self::Drop => CancellationToken::new(),
+        }
+    }
+
     /// What is held. A pipe ends with this.
     pub(super) fn collected(self) -> Output {
         match self {
@@ -164,6 +172,7 @@ impl Work<'_> {
             job = attaching => job,
         };
         match job {
+            Err(AgentError::Refused { .. }) => Ending::Unknown,
             Err(error) => Ending::Lost(error),
             Ok(job) => match self.follow(job, None, None, None).await {
                 Followed::Over(ending) => ending,
@@ -179,13 +188,13 @@ impl Work<'_> {
         limit: Option<(Duration, Instant)>,
         reply: Option<&oneshot::Sender<Collected>>,
     ) -> Followed {
-        let control = job.control();
+        let (control, hurry) = (job.control(), self.sink.hurry());
         let mut feeding = input.is_some();
         let mut feed = pin!(feed(control.clone(), input));
         let mut pump = pin!(pump(&mut job, &mut self.sink, reply));
         let mut ending: Option<(Reason, Instant)> = None;
         loop {
-            let deadline = ending.map(|(_, deadline)| deadline).or(limit.map(|(_, at)| at));
+            let deadline = ending.map(|(_, deadline)| deadline).or_else(|| limit.map(|(_, at)| at));
             let reason = tokio::select! {
                 biased;
                 () = self.lease.over().cancelled() => return Followed::Over(Ending::BoxEnded),
@@ -207,6 +216,8 @@ impl Work<'_> {
                     continue;
                 }
             };
+            // A reader that has stopped reading must not keep the end from being heard of.
+            hurry.cancel();
             if feeding {
                 return Followed::Stuck(reason);
             }

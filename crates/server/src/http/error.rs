@@ -105,7 +105,7 @@ impl ApiError {
             Ending::BoxEnded => {
                 Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
             }
-            Ending::Left => Some(Self::leaving()),
+            Ending::Unknown | Ending::Left => Some(Self::leaving()),
         }
     }
 
