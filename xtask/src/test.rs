@@ -5,7 +5,6 @@
 //! the others from running; the last line counts them all.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -136,13 +135,10 @@ fn checks(tally: &mut Tally) {
     tally.check("dependencies", policy::check);
 }
 
-/// Builds the default image where all test servers find it, with its progress shown; it is built once on a machine.
+/// Builds the default image where all test servers find it; it is built once on a machine.
 fn default_image() -> Result<()> {
-    let folder = std::env::var("BOXYARD_TEST_DIR").unwrap_or_else(|_| "/var/tmp/boxyard-test".to_owned());
-    let data = Path::new(&folder).join("shared");
-    std::fs::create_dir_all(&data)?;
-    let program = Profile::Dev.programs().join("boxyard");
-    shell::run(shell::command(program, &["image", "build", "node", "--data-dir"]).arg(data))
+    println!("the first time on a machine this takes some minutes");
+    boxyard_real_tests::lane::build_shared_image(&Profile::Dev.programs(), "node").map(|_| ())
 }
 
 /// Whether the tests on real boxes are meant.

@@ -101,12 +101,7 @@ impl Lane {
         if !self.folder.exists() {
             return Ok(());
         }
-        let images = self.data().join("images");
-        // More than once when an earlier test was killed between two mounts.
-        while is_mounted(&images)? {
-            rustix::mount::unmount(&images, rustix::mount::UnmountFlags::empty())
-                .with_context(|| format!("unmounting {}", images.display()))?;
-        }
+        unmount_below(&self.data())?;
         self.end_leftovers()?;
         fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
     }
@@ -137,6 +132,8 @@ impl Lane {
         quietly("nft", &["delete", "table", "inet", &format!("boxyard_{tag}")]);
         let run = PathBuf::from(format!("/run/boxyard-{tag}"));
         if run.exists() {
+            // A cgroup tree may be mounted there, which must not be taken for files.
+            unmount_below(&run)?;
             fs::remove_dir_all(&run)?;
         }
         Ok(())
@@ -165,6 +162,9 @@ fn build_image(programs: &Path, base: &Path, name: &str) -> Result<PathBuf> {
     lock.lock().context("waiting for another test to build the image")?;
     let mut build = Command::new(programs.join("boxyard"));
     build.args(["image", "build", name, "--data-dir"]).arg(&data);
+    // A place of its own beside those of the lanes, and beside that of a server in use.
+    build.env("BOXYARD_NETWORK_RANGE", "198.19.127.0/24");
+    build.env("BOXYARD_UIDS_START", (UIDS_START + LANES * BOXES_PER_LANE * UIDS_PER_BOX).to_string());
     let output = build.output().with_context(|| format!("starting {}", programs.join("boxyard").display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "building the image {name} failed ({}): {said}", output.status);
@@ -175,10 +175,16 @@ pub(crate) fn tag(data: &Path) -> Option<String> {
     fs::read_to_string(data.join("instance")).ok().map(|text| text.trim().to_owned())
 }
 
-fn is_mounted(folder: &Path) -> Result<bool> {
-    let wanted = folder.to_string_lossy();
+/// Unmounts everything below `folder`, the last mounted first.
+fn unmount_below(folder: &Path) -> Result<()> {
+    let below = format!("{}/", folder.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&wanted)))
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below));
+    for point in points.collect::<Vec<_>>().into_iter().rev() {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty())
+            .with_context(|| format!("unmounting {point}"))?;
+    }
+    Ok(())
 }
 
 /// Removes a cgroup and those in it, which must be empty of processes.
