@@ -104,7 +104,6 @@ async fn many_boxes_at_once() {
     for removed in removed.await {
         removed.map_err(explain).unwrap();
     }
-    assert_eq!(traces(&yard.tag())["links"], 0);
     yard.close().await;
 }
 
@@ -120,6 +119,7 @@ async fn a_create_that_is_broken_off_is_finished_by_the_next_or_removed() {
             assert_eq!(yard.sh(&spec.id, "echo ok").await.out, "ok\n");
         }
         yard.engine.remove(&spec.id).await.map_err(explain).unwrap();
+        yard.links_gone().await;
         let counts = traces(&yard.tag());
         assert!(counts.values().all(|count| *count == 0), "{micros}: {counts:?}");
     }
@@ -188,7 +188,7 @@ async fn how_long_things_take() {
         format!("p50 {:.2?}, p95 {:.2?}", times[times.len() / 2], times[times.len() * 95 / 100])
     };
     let (mut created, mut ran, mut removed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut phases = [const { Vec::new() }; 6];
+    let mut phases = [const { Vec::new() }; 4];
     for _ in 0..100 {
         let spec = spec(LIMITS);
         let begun = Instant::now();
@@ -198,22 +198,24 @@ async fn how_long_things_take() {
         yard.sh(&spec.id, "true").await;
         ran.push(begun.elapsed());
         let host = &yard.engine.host;
-        let mut laps = Vec::new();
         let begun = Instant::now();
+        host.cgroups.kill_now(&spec.id).unwrap();
+        host.cgroups.emptied(&spec.id).await.unwrap();
+        let killed = begun.elapsed();
         host.cgroups.clear(&spec.id).await.unwrap();
-        laps.push(begun.elapsed());
-        let slot = host.slots().get(&spec.id).unwrap();
-        host.links.remove(&crate::local::network::interface(host.instance.tag(), slot)).await.unwrap();
-        laps.push(begun.elapsed());
+        let cleared = begun.elapsed();
         yard.engine.remove(&spec.id).await.unwrap();
-        laps.push(begun.elapsed());
         removed.push(begun.elapsed());
-        phases[0].push(laps[0]);
-        phases[1].push(laps[1] - laps[0]);
-        phases[2].push(laps[2] - laps[1]);
+        phases[0].push(killed);
+        phases[1].push(cleared - killed);
+        phases[2].push(begun.elapsed() - cleared);
+        yard.links_gone().await;
+        phases[3].push(begun.elapsed());
     }
     println!("create {}\nexec true {}\nremove {}", median(created), median(ran), median(removed));
-    for (phase, times) in ["  groups", "  link", "  rest"].into_iter().zip(phases) {
+    for (phase, times) in
+        ["  killing", "  groups", "  files and record", "  (link gone by itself after)"].into_iter().zip(phases)
+    {
         println!("{phase} {}", median(times));
     }
     for at_once in [20, 100] {
