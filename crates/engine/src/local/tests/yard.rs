@@ -230,7 +230,7 @@ fn target() -> PathBuf {
     fs::canonicalize(target).expect("cargo has made its folder")
 }
 
-fn init_program() -> PathBuf {
+pub(super) fn init_program() -> PathBuf {
     let program = match std::env::var_os("BOXYARD_INIT") {
         Some(program) => program.into(),
         None => target().join("x86_64-unknown-linux-gnu/debug/boxyard-init"),
