@@ -110,6 +110,7 @@ impl LocalEngine {
     async fn try_launch(&self, waiting: Waiting<'_>, plan: Plan<'_>, env: Vec<String>) -> Result<(), EngineError> {
         let begun = Instant::now();
         let group = self.host.cgroups.make(plan.id, plan.limits).map_err(broken("making the box's cgroups"))?;
+        self.host.free_link(plan.slot).await.map_err(broken("removing an earlier box's link"))?;
         let Some(network) = self.network.of(plan.slot) else {
             return Err(EngineError::new(ErrorKind::Exhausted, "finding an address for the box"));
         };

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use super::cgroup::Cgroups;
 use super::instance::Instance;
 use super::launcher::Launcher;
-use super::network::{interface, link::Links};
+use super::network::{interface, link};
 use super::slots::Slots;
 use super::trash::Trash;
 
@@ -21,7 +21,6 @@ use super::trash::Trash;
 pub(super) struct Host {
     pub(super) instance: Instance,
     pub(super) cgroups: Cgroups,
-    pub(super) links: Links,
     pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
     uid_start: u32,
@@ -31,25 +30,9 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(
-        instance: Instance,
-        cgroups: Cgroups,
-        links: Links,
-        launcher: Launcher,
-        uid_start: u32,
-        slots: Slots,
-    ) -> Self {
+    pub(super) fn new(instance: Instance, cgroups: Cgroups, launcher: Launcher, uid_start: u32, slots: Slots) -> Self {
         let trash = Trash::new(instance.trash());
-        Self {
-            instance,
-            cgroups,
-            links,
-            launcher,
-            trash,
-            uid_start,
-            slots: Mutex::new(slots),
-            builds: Mutex::default(),
-        }
+        Self { instance, cgroups, launcher, trash, uid_start, slots: Mutex::new(slots), builds: Mutex::default() }
     }
 
     /// The slots. Hold the lock for a moment only.
@@ -79,17 +62,20 @@ impl Host {
         })
     }
 
-    /// Ends the box's processes and removes what exists while it runs: groups, link, socket. Its files stay.
+    /// Ends the box's processes and removes what exists while it runs. Its files stay.
+    ///
+    /// The link goes with the box's network namespace, which the kernel takes apart some hundredths of a second after the last process,
+    /// many at a time. That is not waited for; see [`free_link`](Self::free_link).
     pub(super) async fn end(&self, id: &BoxId) -> io::Result<()> {
         self.launcher.settle(id).await?;
         self.cgroups.clear(id).await?;
-        // The kernel removes the link with the box's network namespace, some time after the last process. Its name must be free by
-        // the time that the slot is, so it is removed here.
-        let slot = self.slots().get(id);
-        if let Some(slot) = slot {
-            self.links.remove(&interface(self.instance.tag(), slot)).await?;
-        }
         remove_file(&self.instance.socket(id))
+    }
+
+    /// Makes sure that no link of an earlier box has the name that belongs to `slot`.
+    pub(super) async fn free_link(&self, slot: u32) -> io::Result<()> {
+        let name = interface(self.instance.tag(), slot);
+        if Path::new("/sys/class/net").join(&name).exists() { link::remove(name).await } else { Ok(()) }
     }
 
     /// Removes what is there for all boxes, the network aside. There must be no box.

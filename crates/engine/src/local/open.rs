@@ -45,15 +45,15 @@ impl LocalEngine {
         let links = Links::open().map_err(broken("opening a netlink connection"))?;
         let slots = restore(&instance, slots_max(&config)).map_err(broken("reading the boxes' records"))?;
         let images = images(&instance.images(), config.images)?;
-        let host = Arc::new(Host::new(instance, cgroups, links, Launcher::new(config.init), config.uid_start, slots));
-        host.end_builds().await.map_err(broken("ending builds that were broken off"))?;
+        let host = Arc::new(Host::new(instance, cgroups, Launcher::new(config.init), config.uid_start, slots));
+        host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
         let network = NetworkConfig {
             range: config.network_range,
             deny: config.network_deny,
             allow: config.network_allow,
             dns: DnsConfig { upstreams: config.dns_upstreams, hosts: config.dns_hosts },
         };
-        let network = match Network::open(&tag, network, &host.links).await {
+        let network = match Network::open(&tag, network, &links).await {
             Ok(network) => network,
             Err(error) => {
                 if host.known().is_ok_and(|boxes| boxes.is_empty()) {
@@ -83,7 +83,8 @@ impl LocalEngine {
             return Ok(());
         }
         self.host.trash.empty().await.map_err(broken("deleting the files of removed boxes"))?;
-        self.network.remove(&self.host.links).await.map_err(broken("removing the boxes' network"))?;
+        let links = Links::open().map_err(broken(closing))?;
+        self.network.remove(&links).await.map_err(broken("removing the boxes' network"))?;
         self.host.remove_folders().map_err(broken(closing))
     }
 }
@@ -114,7 +115,7 @@ fn restore(instance: &Instance, count: u32) -> io::Result<Slots> {
 
 impl Host {
     /// Ends boxes without a folder: throw-away boxes of builds that went down with their server, and what it was removing.
-    async fn end_builds(&self) -> io::Result<()> {
+    async fn end_builds(&self, links: &Links) -> io::Result<()> {
         for id in self.known()? {
             if !self.instance.of(&id).exists() {
                 tracing::info!(%id, "ending a build that was broken off");
@@ -127,9 +128,9 @@ impl Host {
             let tag = self.instance.tag();
             slots.boxes().filter_map(|id| Some(network::interface(tag, slots.get(id)?))).collect()
         };
-        for link in self.links.names(&format!("by{}-", self.instance.tag())).await? {
+        for link in links.names(&format!("by{}-", self.instance.tag())).await? {
             if !names.contains(&link) {
-                self.links.remove(&link).await?;
+                links.remove(&link).await?;
             }
         }
         Ok(())

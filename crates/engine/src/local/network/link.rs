@@ -9,7 +9,8 @@ use rtnetlink::{Error, Handle, new_connection};
 use rustix::io::Errno;
 use tokio_util::task::AbortOnDropHandle;
 
-/// A netlink connection of this process.
+/// A netlink connection of this process. Changing links waits for locks of the kernel's, in the thread that sends the request and for
+/// some hundredths of a second: nothing for a server at work, see [`remove`].
 #[derive(Debug)]
 pub(in crate::local) struct Links {
     handle: Handle,
@@ -88,6 +89,15 @@ impl Links {
             Err(error) => Err(io_error(error)),
         }
     }
+}
+
+/// Removes the link `name` on a thread of its own.
+pub(in crate::local) async fn remove(name: String) -> io::Result<()> {
+    let removed = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async { Links::open()?.remove(&name).await })
+    });
+    removed.await.map_err(io::Error::other)?
 }
 
 fn is(error: &Error, errno: Errno) -> bool {

@@ -19,6 +19,7 @@ async fn a_script_fills_a_layer_and_its_box_is_gone() {
     assert!(text.starts_with("0\n") && text.contains("problem\n"), "{text}");
     assert_eq!(fs::read_to_string(upper.join("made")).unwrap(), "made\n");
     assert_eq!(yard.engine.observe().await.unwrap(), []);
+    yard.links_gone().await;
     assert!(traces(&yard.tag()).values().all(|count| *count == 0));
     let names: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["layer"], "no work folder is left");

@@ -1,13 +1,16 @@
 //! Making, using, finding again and removing boxes.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use boxyard_proto::BoxId;
+use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
 use super::yard::{LIMITS, Yard, explain, sh, spec, traces};
-use crate::{Engine, ErrorKind, ObservedState};
+use crate::{Engine, ErrorKind, Observed, ObservedState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_box_is_made_used_and_removed() {
@@ -91,7 +94,7 @@ async fn many_boxes_at_once() {
     let yard = Yard::open().await;
     let specs: Vec<_> = (0..20).map(|_| spec(LIMITS)).collect();
     let engine = &yard.engine;
-    let made = futures_util::future::join_all(specs.iter().map(|spec| async move {
+    let made = join_all(specs.iter().map(|spec| async move {
         engine.create(spec).await.map_err(explain)?;
         let done = sh(engine, &spec.id, "hostname").await.map_err(|error| format!("{error:?}"))?;
         Ok::<_, String>(done.out.trim() == spec.id.as_str())
@@ -100,11 +103,10 @@ async fn many_boxes_at_once() {
         assert_eq!(made, Ok(true));
     }
     assert_eq!(traces(&yard.tag())["sockets"], 20);
-    let removed = futures_util::future::join_all(specs.iter().map(|spec| engine.remove(&spec.id)));
+    let removed = join_all(specs.iter().map(|spec| engine.remove(&spec.id)));
     for removed in removed.await {
         removed.map_err(explain).unwrap();
     }
-    assert_eq!(traces(&yard.tag())["links"], 0);
     yard.close().await;
 }
 
@@ -120,6 +122,7 @@ async fn a_create_that_is_broken_off_is_finished_by_the_next_or_removed() {
             assert_eq!(yard.sh(&spec.id, "echo ok").await.out, "ok\n");
         }
         yard.engine.remove(&spec.id).await.map_err(explain).unwrap();
+        yard.links_gone().await;
         let counts = traces(&yard.tag());
         assert!(counts.values().all(|count| *count == 0), "{micros}: {counts:?}");
     }
@@ -180,49 +183,80 @@ async fn what_is_not_there_yet_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_that_is_killed_in_the_middle_leaves_nothing_running() {
+    let scripts = tempfile::tempdir().unwrap();
+    let init = super::yard::init_program();
+    // One server for every moment of death; the later ones let some boxes be finished.
+    for millis in 0..10 {
+        let killer = scripts.path().join(format!("init-{millis}"));
+        let text = format!(
+            "#!/bin/sh\nexec 3<&0\n{} launch <&3 &\nsleep 0.{millis:03}\nkill -9 $!\nwait $!\n",
+            init.display()
+        );
+        fs::write(&killer, text).unwrap();
+        fs::set_permissions(&killer, fs::Permissions::from_mode(0o700)).unwrap();
+        let yard = Yard::open_with(|config| config.init = killer).await;
+        let spec = spec(LIMITS);
+        let made = yard.engine.create(&spec).await;
+        assert_eq!(yard.engine.host.cgroups.is_populated(&spec.id).unwrap(), made.is_ok(), "{made:?}");
+        let state = if made.is_ok() { ObservedState::Running } else { ObservedState::Stopped };
+        assert_eq!(yard.engine.observe().await.unwrap(), [Observed { id: spec.id.clone(), state }]);
+        yard.engine.remove(&spec.id).await.map_err(explain).unwrap();
+        yard.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures; run it by name, with nothing else on the machine"]
 async fn how_long_things_take() {
+    const COUNT: usize = 100;
     let yard = Yard::open().await;
-    let median = |mut times: Vec<Duration>| {
-        times.sort();
-        format!("p50 {:.2?}, p95 {:.2?}", times[times.len() / 2], times[times.len() * 95 / 100])
-    };
-    let (mut created, mut ran, mut removed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut phases = [const { Vec::new() }; 6];
-    for _ in 0..100 {
-        let spec = spec(LIMITS);
+    let (engine, host) = (&yard.engine, &yard.engine.host);
+    let mut laps: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let mut lap = |name, begun: Instant| laps.entry(name).or_default().push(begun.elapsed());
+    let specs: Vec<_> = (0..COUNT).map(|_| spec(LIMITS)).collect();
+    for spec in &specs {
         let begun = Instant::now();
-        yard.engine.create(&spec).await.map_err(explain).unwrap();
-        created.push(begun.elapsed());
+        engine.create(spec).await.map_err(explain).unwrap();
+        lap("1 create", begun);
+    }
+    for spec in &specs {
         let begun = Instant::now();
         yard.sh(&spec.id, "true").await;
-        ran.push(begun.elapsed());
-        let host = &yard.engine.host;
-        let mut laps = Vec::new();
+        lap("2 exec sh -c true", begun);
+    }
+    for spec in &specs {
+        let begun = Instant::now();
+        host.cgroups.kill_now(&spec.id).unwrap();
+        host.cgroups.emptied(&spec.id).await.unwrap();
+        lap("3 remove: killing", begun);
         let begun = Instant::now();
         host.cgroups.clear(&spec.id).await.unwrap();
-        laps.push(begun.elapsed());
-        let slot = host.slots().get(&spec.id).unwrap();
-        host.links.remove(&crate::local::network::interface(host.instance.tag(), slot)).await.unwrap();
-        laps.push(begun.elapsed());
-        yard.engine.remove(&spec.id).await.unwrap();
-        laps.push(begun.elapsed());
-        removed.push(begun.elapsed());
-        phases[0].push(laps[0]);
-        phases[1].push(laps[1] - laps[0]);
-        phases[2].push(laps[2] - laps[1]);
-    }
-    println!("create {}\nexec true {}\nremove {}", median(created), median(ran), median(removed));
-    for (phase, times) in ["  groups", "  link", "  rest"].into_iter().zip(phases) {
-        println!("{phase} {}", median(times));
-    }
-    for at_once in [20, 100] {
-        let specs: Vec<_> = (0..at_once).map(|_| spec(LIMITS)).collect();
+        lap("4 remove: groups", begun);
         let begun = Instant::now();
-        let made = futures_util::future::join_all(specs.iter().map(|spec| yard.engine.create(spec))).await;
+        engine.remove(&spec.id).await.unwrap();
+        lap("5 remove: socket, files, record", begun);
+    }
+    yard.links_gone().await;
+    for spec in &specs {
+        let begun = Instant::now();
+        engine.create(spec).await.map_err(explain).unwrap();
+        lap("6 create, the box before being taken apart", begun);
+        let begun = Instant::now();
+        engine.remove(&spec.id).await.map_err(explain).unwrap();
+        lap("7 remove, all of it", begun);
+    }
+    for (name, mut times) in laps {
+        times.sort();
+        println!("{name}: p50 {:.2?}, p95 {:.2?}", times[times.len() / 2], times[times.len() * 95 / 100]);
+    }
+    for at_once in [20, COUNT] {
+        yard.links_gone().await;
+        let begun = Instant::now();
+        let made = join_all(specs[..at_once].iter().map(|spec| engine.create(spec))).await;
         assert!(made.into_iter().all(|made| made.is_ok()));
         let middle = begun.elapsed();
-        let removed = futures_util::future::join_all(specs.iter().map(|spec| yard.engine.remove(&spec.id))).await;
+        let removed = join_all(specs[..at_once].iter().map(|spec| engine.remove(&spec.id))).await;
         assert!(removed.into_iter().all(|removed| removed.is_ok()));
         println!("{at_once} at once: created in {middle:.2?}, removed in {:.2?}", begun.elapsed() - middle);
     }

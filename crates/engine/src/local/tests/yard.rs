@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use boxyard_proto::wire::{Exec, OnClose, User};
@@ -101,6 +102,16 @@ impl Yard {
         sh(&self.engine, id, script).await.unwrap_or_else(|error| panic!("{script}: {error:?}"))
     }
 
+    /// Waits for the kernel to take the links of dead boxes away.
+    pub(super) async fn links_gone(&self) {
+        let gone = async {
+            while traces(&self.tag())["links"] > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("links go with their boxes");
+    }
+
     pub(super) fn tag(&self) -> String {
         self.engine.host.instance.tag().to_owned()
     }
@@ -110,6 +121,7 @@ impl Yard {
         for observed in self.engine.observe().await.unwrap() {
             self.engine.remove(&observed.id).await.map_err(explain).unwrap();
         }
+        self.links_gone().await;
         let traces = traces(&self.tag());
         assert_eq!(traces, BTreeMap::from([("cgroups", 0), ("links", 0), ("processes", 0), ("sockets", 0)]));
         let tag = self.tag();
@@ -218,7 +230,7 @@ fn target() -> PathBuf {
     fs::canonicalize(target).expect("cargo has made its folder")
 }
 
-fn init_program() -> PathBuf {
+pub(super) fn init_program() -> PathBuf {
     let program = match std::env::var_os("BOXYARD_INIT") {
         Some(program) => program.into(),
         None => target().join("x86_64-unknown-linux-gnu/debug/boxyard-init"),
