@@ -163,10 +163,10 @@ impl App {
         let prune = AbortOnDropHandle::new(tokio::spawn(prune(self.store.clone(), self.keep)));
         let metrics = async {
             if let Some(door) = self.metrics_door {
-                door.serve(stop.clone(), Duration::ZERO).await;
+                door.serve(stop.clone(), Duration::ZERO, CancellationToken::new()).await;
             }
         };
-        tokio::join!(self.door.serve(stop.clone(), self.grace), metrics);
+        tokio::join!(self.door.serve(stop.clone(), self.grace, self.boxes.leaving()), metrics);
         drop(prune);
         self.boxes.leave().await;
         self.store.close().await;

@@ -302,6 +302,11 @@ impl Boxes {
         Ok(rows.into_iter().map(entry).collect())
     }
 
+    /// Cancelling this makes runs leave their jobs to the next server and answer, and keepers end.
+    pub fn leaving(&self) -> CancellationToken {
+        self.yard.leaving.clone()
+    }
+
     /// Ends all tasks and waits for them. Boxes, and the jobs in them, go on without the server.
     pub async fn leave(&self) {
         self.yard.leaving.cancel();

@@ -21,7 +21,7 @@ const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of code that its run shows as prompt.
 const CODE_PROMPT_CHARS: usize = 200;
 /// Bytes of a prompt at most; what is longer is cut.
-const PROMPT_BYTES_MAX: usize = 64 * 1024;
+const PROMPT_BYTES_MAX: usize = 8 * 1024;
 /// Milliseconds of a timeout at most: a year. More is a slip.
 const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 

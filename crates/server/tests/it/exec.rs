@@ -195,5 +195,6 @@ async fn a_command_may_be_sent_to_a_box_that_is_being_made() {
     client.until("/v2/box/n", |data| data["status"] == "creating").await;
     yard.engine.open("image");
     assert_eq!(early.await.expect("no panic")["output"], "early\n");
-    assert_eq!(creating.await.expect("no panic").json()["status"], "idle");
+    let made = creating.await.expect("no panic").json();
+    assert!(made["status"] == "idle" || made["status"] == "running", "{made}");
 }
