@@ -127,7 +127,7 @@ impl Keeper {
             Ok(Asked::Already) => return Ok(()),
             Ok(Asked::Go(next, deed)) => (next, deed),
             Err(Refused::Busy) => return Err(BoxError::Busy),
-            Err(Refused::Failed) => return Err(BoxError::Busy),
+            Err(Refused::Failed) => return Err(self.shared.failure().unwrap_or(BoxError::Busy)),
             Err(Refused::Gone) => return Err(BoxError::NotFound),
         };
         self.shared.gate.close();

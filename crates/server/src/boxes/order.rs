@@ -111,7 +111,8 @@ impl Order {
             Some(ms) if ms <= TIMEOUT_MS_MAX => Some(Duration::from_millis(ms)),
             Some(_) => return Err(InvalidOrder(format!("timeout can be at most {TIMEOUT_MS_MAX} milliseconds"))),
         };
-        let prompt = code.chars().take(CODE_PROMPT_CHARS).collect();
+        // PostgreSQL has no place for NUL in a text.
+        let prompt = code.chars().take(CODE_PROMPT_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
         let argv = language.argv();
         Ok(Self { argv, folder: folder_of(folder)?, input: Some(Bytes::from(code)), prompt, timeout })
     }
