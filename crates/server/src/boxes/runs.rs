@@ -301,7 +301,7 @@ impl Run {
     }
 
     async fn take_over(self) {
-        let ending = self.work(Sink::Drop).take_over(&self.id).await;
+        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs).await;
         self.end(ending, work::Output::default(), None).await;
     }
 
