@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use boxyard_engine::Engine;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,6 +25,8 @@ use crate::store::{Store, StoreError, StoreOptions};
 
 /// Connections to the metrics at once.
 const METRICS_CONNECTIONS: usize = 16;
+/// How long the tasks of boxes and runs may take to end.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 /// How often old log entries and runs are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -163,12 +165,14 @@ impl App {
         let prune = AbortOnDropHandle::new(tokio::spawn(prune(self.store.clone(), self.keep)));
         let metrics = async {
             if let Some(door) = self.metrics_door {
-                door.serve(stop.clone(), Duration::ZERO).await;
+                door.serve(stop.clone(), Duration::ZERO, CancellationToken::new()).await;
             }
         };
-        tokio::join!(self.door.serve(stop.clone(), self.grace), metrics);
+        tokio::join!(self.door.serve(stop.clone(), self.grace, self.boxes.leaving()), metrics);
         drop(prune);
-        self.boxes.leave().await;
+        if timeout(LEAVE_DEADLINE, self.boxes.leave()).await.is_err() {
+            tracing::warn!("some tasks did not end in time; the next server finds what they leave");
+        }
         self.store.close().await;
     }
 }

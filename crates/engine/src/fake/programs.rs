@@ -27,9 +27,12 @@ pub(super) struct Program {
 pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
     let (term, kill) = (program.job.term.clone(), program.job.kill.clone());
     let stubborn = argv.iter().any(|arg| arg.contains("stubborn"));
+    // A box whose boxyard-init was taken over may claim anything.
+    let liar = argv.iter().any(|arg| arg == "lie");
+    let (cpu_ns, memory_peak) = if liar { (u64::MAX, u64::MAX) } else { (1_000_000, 1 << 20) };
     tokio::select! {
         biased;
-        code = program.command(&argv) => Exit { code, signal: None, cpu_ns: 1_000_000, memory_peak: 1 << 20 },
+        code = program.command(&argv) => Exit { code, signal: None, cpu_ns, memory_peak },
         () = kill.cancelled() => killed_by(9),
         () = term.cancelled(), if !stubborn => killed_by(15),
     }
@@ -66,6 +69,7 @@ impl Program {
     async fn simple(&mut self, words: &[&str]) -> i32 {
         match words {
             ["true" | "stubborn", ..] => 0,
+            ["lie"] => i32::MAX,
             ["false", ..] => 1,
             ["exit", code] => code.parse().unwrap_or(2),
             ["echo", rest @ ..] => self.out(format!("{}\n", rest.join(" "))).await,

@@ -24,6 +24,9 @@ const MAILBOX: usize = 64;
 /// Leases of one box at most.
 const LEASES_MAX: u64 = 1000;
 
+/// CPU time of one box at most, in nanoseconds: 73 years of it.
+const CPU_NS_MAX: i64 = 1 << 61;
+
 /// A box that is not deleted. Cheap to clone.
 #[derive(Clone)]
 pub struct Kept {
@@ -168,11 +171,17 @@ impl Lease {
         &self.kept.shared.over
     }
 
-    /// Counts CPU time that the work took.
+    /// Counts CPU time that the work took. The box itself says how much, so the sum stops at a number that all storage can hold.
     pub fn worked(&self, cpu_ns: i64) {
         let shared = &self.kept.shared;
-        shared.total_cpu_ns.fetch_add(cpu_ns, Ordering::Relaxed);
-        shared.cpu_ns_unstored.fetch_add(cpu_ns, Ordering::Relaxed);
+        let mut counted = 0;
+        let add = |total: i64| {
+            counted = cpu_ns.clamp(0, (CPU_NS_MAX - total).max(0));
+            Some(total + counted)
+        };
+        if shared.total_cpu_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok() {
+            shared.cpu_ns_unstored.fetch_add(counted, Ordering::Relaxed);
+        }
     }
 }
 
@@ -187,6 +196,15 @@ impl Drop for Lease {
 }
 
 impl Shared {
+    pub(super) fn failure(&self) -> Option<BoxError> {
+        let state = self.state.borrow();
+        let failed = || match &state.failure {
+            Some(Failure { kind, text }) => BoxError::Failed { kind: *kind, text: text.to_string() },
+            None => BoxError::Failed { kind: ErrorKind::Broken, text: "unknown cause".into() },
+        };
+        (state.phase == Phase::Failed).then(failed)
+    }
+
     /// What was not stored yet: CPU time, and the last moment of work. `None` when all is stored.
     pub(super) fn take_unstored_activity(&self) -> Option<(i64, i64)> {
         self.activity_unstored
@@ -256,12 +274,7 @@ impl Kept {
 
     /// Why it failed, if it did; fit for its owner.
     pub fn failure(&self) -> Option<BoxError> {
-        let state = self.state();
-        let failed = || match state.failure {
-            Some(Failure { kind, text }) => BoxError::Failed { kind, text: text.to_string() },
-            None => BoxError::Failed { kind: ErrorKind::Broken, text: "unknown cause".into() },
-        };
-        (state.phase == Phase::Failed).then(failed)
+        self.shared.failure()
     }
 
     /// Permission to work in the box. At once when it is ready; otherwise waits, up to five minutes, until it is made or resumed.

@@ -48,6 +48,9 @@ use runs::LiveRuns;
 /// How many random ids are tried before the store is taken to be broken.
 const ID_ATTEMPTS: u32 = 20;
 
+/// Runs of an earlier server that are being taken over at once.
+const TAKE_OVERS: usize = 64;
+
 /// All boxes. Clones are cheap and share them.
 #[derive(Clone)]
 pub struct Boxes {
@@ -72,6 +75,8 @@ struct Yard {
     boxes_max: u32,
     sizes: Sizes,
     output_cap: usize,
+    /// Bounds how many runs of an earlier server are being taken over at once.
+    take_overs: Semaphore,
     /// Every task of this module.
     tasks: TaskTracker,
     /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
@@ -183,6 +188,7 @@ impl Boxes {
             boxes_max: config.boxes_max,
             sizes: config.sizes,
             output_cap: usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
+            take_overs: Semaphore::new(TAKE_OVERS),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
         };
@@ -300,6 +306,11 @@ impl Boxes {
             message: row.message,
         };
         Ok(rows.into_iter().map(entry).collect())
+    }
+
+    /// Cancelling this makes runs leave their jobs to the next server and answer, and keepers end.
+    pub fn leaving(&self) -> CancellationToken {
+        self.yard.leaving.clone()
     }
 
     /// Ends all tasks and waits for them. Boxes, and the jobs in them, go on without the server.

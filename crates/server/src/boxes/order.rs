@@ -21,7 +21,7 @@ const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Characters of code that its run shows as prompt.
 const CODE_PROMPT_CHARS: usize = 200;
 /// Bytes of a prompt at most; what is longer is cut.
-const PROMPT_BYTES_MAX: usize = 64 * 1024;
+const PROMPT_BYTES_MAX: usize = 8 * 1024;
 /// Milliseconds of a timeout at most: a year. More is a slip.
 const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
 
@@ -111,7 +111,8 @@ impl Order {
             Some(ms) if ms <= TIMEOUT_MS_MAX => Some(Duration::from_millis(ms)),
             Some(_) => return Err(InvalidOrder(format!("timeout can be at most {TIMEOUT_MS_MAX} milliseconds"))),
         };
-        let prompt = code.chars().take(CODE_PROMPT_CHARS).collect();
+        // PostgreSQL has no place for NUL in a text.
+        let prompt = code.chars().take(CODE_PROMPT_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
         let argv = language.argv();
         Ok(Self { argv, folder: folder_of(folder)?, input: Some(Bytes::from(code)), prompt, timeout })
     }

@@ -106,7 +106,7 @@ impl Ending {
         match self {
             Self::Exited(_) | Self::Cancelled(_) => None,
             Self::TimedOut(after, _) => Some(format!("code timed out after {} ms", after.as_millis())),
-            Self::NotStarted(error) => Some(format!("could not be started: {error}")),
+            Self::NotStarted(error) => Some(format!("could not be started: {error}").replace('\0', "\u{fffd}")),
             Self::NotRecorded(_) => Some("could not be recorded, so it was not started".into()),
             Self::BoxEnded => Some("the box was deleted or lost while this ran".into()),
             Self::Lost(error) => Some(error.to_string()),
@@ -301,7 +301,7 @@ impl Run {
     }
 
     async fn take_over(self) {
-        let ending = self.work(Sink::Drop).take_over(&self.id).await;
+        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs).await;
         self.end(ending, work::Output::default(), None).await;
     }
 

@@ -8,7 +8,7 @@ use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
 use boxyard_proto::RunId;
 use boxyard_proto::wire::{self, Exit, OnClose, User};
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -162,9 +162,12 @@ impl Work<'_> {
         (ending, self.sink.collected())
     }
 
-    /// Finds a job that an earlier server started, and follows it to its end.
-    pub(super) async fn take_over(mut self, id: &RunId) -> Ending {
-        let attaching = agent::attach(self.engine, self.lease.kept().id(), id.to_string());
+    /// Finds a job that an earlier server started, when it is its turn, and follows it to its end.
+    pub(super) async fn take_over(mut self, id: &RunId, turns: &Semaphore) -> Ending {
+        let attaching = async {
+            let _turn = turns.acquire().await;
+            agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await
+        };
         let job = tokio::select! {
             biased;
             () = self.lease.over().cancelled() => return Ending::BoxEnded,

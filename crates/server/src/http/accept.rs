@@ -1,7 +1,8 @@
 //! The accept loop: connection cap, deadlines, and an orderly end.
 //!
-//! `axum::serve` has neither a header deadline nor a cap, so the loop is ours. A connection is a task; when the server stops, idle
-//! connections close at once, busy ones after their answer, and what is left after the grace is cut.
+//! `axum::serve` has neither a header deadline nor a cap, so the loop is ours. A connection is a task. When the server stops, idle
+//! connections close at once and busy ones after their answer; when the grace is over, handlers are told to give up; what is left
+//! after that is cut.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
 /// The pause after a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long handlers that were told to give up may take to answer.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long cut connections may take to end.
 const CUT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -66,8 +69,9 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`, then lets requests under way finish for at most `grace`.
-    pub async fn serve(self, stop: CancellationToken, grace: Duration) {
+    /// Serves until `stop`, then lets requests under way finish for at most `grace`, then cancels `give_up`, upon which handlers answer
+    /// with what they have. When this returns no request is under way.
+    pub async fn serve(self, stop: CancellationToken, grace: Duration, give_up: CancellationToken) {
         let Self { listener, router, header_timeout, connections_max, connections } = self;
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
         let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
@@ -96,8 +100,12 @@ impl Door {
         stop.run_until_cancelled(accept).await;
         drop(listener);
         tasks.close();
-        if timeout(grace, tasks.wait()).await.is_err() {
-            tracing::warn!(left = tasks.len(), "requests under way did not end in time and are cut");
+        if timeout(grace, tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(left = tasks.len(), "requests under way did not end in time");
+        give_up.cancel();
+        if timeout(GIVE_UP_DEADLINE, tasks.wait()).await.is_err() {
             cut.cancel();
             // Dropping a connection takes no time; the deadline is for a handler that blocks its thread.
             let _ = timeout(CUT_DEADLINE, tasks.wait()).await;

@@ -34,10 +34,11 @@ pub(super) async fn exec(
     Path(id): Path<String>,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
-    let order = order(&request)?;
+    let detach = request.detach == Some(true);
+    let order = order(request)?;
     let folder = order.folder().to_owned();
     let lease = http.boxes.find(&account, &id)?.lease().await?;
-    if request.detach == Some(true) {
+    if detach {
         let started = http.boxes.detach(lease, order, "exec");
         let run_id = started.id.to_string();
         let head = run_id_header(&started.id);
@@ -62,16 +63,15 @@ pub(super) async fn exec_stream(
     Path(id): Path<String>,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
-    let order = order(&request)?;
+    let order = order(request)?;
     let folder = order.folder().to_owned();
     let lease = lease_for_stream(&http.boxes, &account, &id).await?;
     let (started, output) = http.boxes.stream(lease, order, "exec-stream");
     Ok(stream::respond(started, output, folder))
 }
 
-fn order(request: &ExecRequest) -> Result<Order, ApiError> {
-    let command = request.command.clone().unwrap_or_default();
-    Ok(Order::command(command, request.folder.as_deref())?)
+fn order(request: ExecRequest) -> Result<Order, ApiError> {
+    Ok(Order::command(request.command.unwrap_or_default(), request.folder.as_deref())?)
 }
 
 pub(super) async fn lease_for_stream(

@@ -136,7 +136,7 @@ mod tests {
             (r#"{"command":["a",1]}"#, "field 'command': invalid type: integer `1`, expected a string"),
             (r#"{"folder":1,"command":["a"]}"#, "field 'folder'"),
             (r#"{"async":"yes"}"#, "field 'async': invalid type: string \"yes\", expected a boolean"),
-            (r#"{"command":["#, "the body is not valid JSON: EOF while parsing a value at line 1 column 12"),
+            (r#"{"command":["#, "the body is not valid JSON: EOF while parsing a list at line 1 column 12"),
             ("[]", "the body must be a JSON object"),
             ("\"x\"", "the body must be a JSON object"),
             (r#"{"folder":"\ud800"}"#, "the body is not valid JSON"),

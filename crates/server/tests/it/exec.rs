@@ -195,5 +195,23 @@ async fn a_command_may_be_sent_to_a_box_that_is_being_made() {
     client.until("/v2/box/n", |data| data["status"] == "creating").await;
     yard.engine.open("image");
     assert_eq!(early.await.expect("no panic")["output"], "early\n");
-    assert_eq!(creating.await.expect("no panic").json()["status"], "idle");
+    let made = creating.await.expect("no panic").json();
+    assert!(made["status"] == "idle" || made["status"] == "running", "{made}");
+}
+
+#[tokio::test]
+async fn a_box_that_lies_about_itself_harms_nobody() {
+    let mut yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    for _ in 0..5 {
+        let lied = exec(&client, &id, json!(["lie"])).await;
+        assert_eq!((lied.status, &lied.json()["exit_code"]), (StatusCode::OK, &json!(255)));
+    }
+    yard.restart().await;
+    let client = yard.client();
+    assert_eq!(exec(&client, &id, json!(["lie"])).await.status, StatusCode::OK);
+    let boxes = client.get("/v2/box").await;
+    assert!(boxes.json()[0]["total_cpu_ns"].as_i64().is_some_and(|cpu_ns| cpu_ns > 0), "{boxes:?}");
+    assert_eq!(client.get(&format!("/v2/box/{id}/runs")).await.json()["runs"].as_array().map(Vec::len), Some(6));
 }

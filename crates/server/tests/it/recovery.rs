@@ -86,26 +86,20 @@ async fn clients_of_a_leaving_server_are_told_and_the_command_goes_on() {
     let mut yard = Yard::start().await;
     let client = yard.client();
     let id = client.new_box().await;
-    let stream = tokio::spawn({
-        let (client, id) = (client.clone(), id.clone());
-        async move {
-            let body = json!({"command": ["sh", "-c", "echo begun; gate g"]});
-            let request = client.request(Method::POST, &format!("/v2/box/{id}/exec-stream")).json(&body);
-            let mut response = request.send().await.expect("a head");
-            let mut all = Vec::new();
-            // It is cut without a last block, or ends with one that says why.
-            while let Ok(Some(chunk)) = response.chunk().await {
-                all.extend_from_slice(&chunk);
-            }
-            all
-        }
-    });
-    yard.engine.came_to("g", 1).await;
+    let call = |door: &str| {
+        let body = json!({"command": ["sh", "-c", "echo begun; gate g"]});
+        let (client, path) = (client.clone(), format!("/v2/box/{id}/{door}"));
+        tokio::spawn(async move { client.post(&path, body).await })
+    };
+    let (exec, stream) = (call("exec"), call("exec-stream"));
+    yard.engine.came_to("g", 2).await;
     yard.down().await;
-    let all = stream.await.expect("no panic");
-    assert!(all.starts_with(b"begun\n"));
-    assert!(!String::from_utf8_lossy(&all).contains("event: exit"));
-    assert_eq!(yard.engine.jobs(&box_id(&id)).len(), 1);
+    let exec = exec.await.expect("no panic");
+    assert_eq!(exec.status, StatusCode::SERVICE_UNAVAILABLE, "{exec:?}");
+    let found = parts(&[stream.await.expect("no panic").body]);
+    assert_eq!((found.event, found.output.as_slice()), ("error", &b"begun\n"[..]));
+    assert_eq!(found.data, json!({"error": "the server is shutting down"}));
+    assert_eq!(yard.engine.jobs(&box_id(&id)).len(), 2);
     yard.up().await;
     assert_eq!(yard.client().get(&format!("/v2/box/{id}/runs")).await.json()["runs"][0]["status"], "running");
 }
