@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::{EngineError, ErrorKind};
 
@@ -39,6 +40,11 @@ impl Images {
         Ok(Self {})
     }
 
+    /// What builds are doing.
+    pub fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        watch::channel(None).1
+    }
+
     /// The image `name` if it is built.
     ///
     /// # Errors
@@ -55,6 +61,10 @@ impl Images {
         Err(EngineError::new(ErrorKind::NotFound, format!("looking up the image '{name}'")))
     }
 }
+
+/// What a build is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildProgress {}
 
 /// Runs the scripts that make layers.
 #[async_trait]

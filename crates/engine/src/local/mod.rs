@@ -41,13 +41,14 @@ use async_trait::async_trait;
 use boxyard_proto::{BoxId, SnapshotId};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
-use crate::images::{Image, Images, ImagesConfig, LayerRunner};
+use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
 use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
@@ -116,6 +117,9 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
 
     /// The image, built first where it is missing.
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
+
+    /// What builds are doing.
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
 
 #[async_trait]
@@ -127,6 +131,10 @@ impl ImageSource for Images {
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError> {
         Self::ensure(self, name, runner).await
     }
+
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        Self::progress(self)
+    }
 }
 
 impl LocalEngine {
@@ -136,6 +144,11 @@ impl LocalEngine {
     /// There is no such image, or it cannot be built.
     pub async fn build_image(&self, name: &str) -> Result<Image, EngineError> {
         self.images.ensure(name, self).await
+    }
+
+    /// What builds of images are doing: `None` while there are none.
+    pub fn build_progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        self.images.progress()
     }
 }
 
