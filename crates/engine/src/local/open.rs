@@ -65,7 +65,7 @@ impl LocalEngine {
             }
         };
         if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
-            tracing::warn!(%chain, "boxes will not reach the network; `boxyard doctor` says what to do");
+            tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
         let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
         Ok(Self { host, network, images, tasks: TaskTracker::new(), _sweeper: sweeper })
