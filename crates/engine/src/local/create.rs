@@ -17,8 +17,8 @@ use super::record::Record;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
-/// Open files of one process in a box, where this process may have as many.
-const OPEN_FILES: u64 = 65_536;
+/// Open files of one process in a box, where this process may have as many. `boxyard-init` has no more itself.
+const OPEN_FILES: u64 = 16_384;
 
 /// The variables of every process, unless image or box say otherwise.
 const ENV: [(&str, &str); 2] =

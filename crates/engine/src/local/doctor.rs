@@ -48,7 +48,7 @@ type Verdict = Result<(), (String, String)>;
 
 /// Looks at the host. Changes nothing, and may take some tenths of a second: it runs programs.
 pub fn check_host(config: &LocalConfig) -> Vec<Check> {
-    let verdicts: [(&'static str, Verdict); 11] = [
+    let verdicts: [(&'static str, Verdict); 13] = [
         ("running as root", root()),
         ("kernel", kernel()),
         ("user namespaces", user_namespaces()),
@@ -58,6 +58,8 @@ pub fn check_host(config: &LocalConfig) -> Vec<Check> {
         ("cgroups", cgroups()),
         ("nftables", nftables(config)),
         ("forwarding", forwarding()),
+        ("other firewalls", other_firewalls()),
+        ("answers to ARP", arp()),
         ("network range", network_range(config.network_range)),
         ("boxyard-init", init(&config.init)),
     ];
@@ -166,7 +168,7 @@ fn cgroups() -> Verdict {
 
 fn nftables(config: &LocalConfig) -> Verdict {
     let script = network::rules_script("0000", config.network_range, &config.network_deny, &config.network_allow);
-    match feed("nft", &["--check", "-f", "-"], &script) {
+    match feed(network::nft_program(), &["--check", "-f", "-"], &script) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             wrong("the program nft is missing", "apt-get install nftables")
@@ -185,13 +187,24 @@ fn forwarding() -> Verdict {
             return wrong(format!("{} is 0 and cannot be written", network::FORWARDING), "switch IPv4 forwarding on");
         }
     }
-    match closed_by_others() {
-        None => Ok(()),
-        Some(chain) => wrong(
-            format!("{chain} drops what it does not know, boxes' packets too (Docker sets this up)"),
-            "iptables -I DOCKER-USER -i by+ -j ACCEPT; iptables -I DOCKER-USER -o by+ -j ACCEPT \
-             (or the same in the FORWARD chain where there is no Docker)",
-        ),
+    Ok(())
+}
+
+fn other_firewalls() -> Verdict {
+    let Some(chain) = closed_by_others() else { return Ok(()) };
+    wrong(
+        format!("{chain} drops what it does not know, and so what boxes send (Docker and ufw set this up)"),
+        "let boxes through it, our own rules still hold: iptables -I FORWARD -i by+ -j ACCEPT; iptables -I FORWARD -o by+ -j ACCEPT; \
+         iptables -I INPUT -i by+ -j ACCEPT (with Docker: in DOCKER-USER instead of FORWARD)",
+    )
+}
+
+/// The gateway's address is on another interface than the boxes' links, so the host must answer for it there.
+fn arp() -> Verdict {
+    let file = "/proc/sys/net/ipv4/conf/all/arp_ignore";
+    match fs::read_to_string(file) {
+        Ok(text) if text.trim() != "0" => wrong(format!("{file} is {}", text.trim()), format!("write 0 to {file}")),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -199,9 +212,9 @@ fn is_read_only(path: &str) -> bool {
     statvfs(path).is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// A chain of somebody else's that drops forwarded packets by default and has no exception for boxes.
+/// A chain of somebody else's that drops packets to or through this host by default and has no exception for boxes.
 pub(super) fn closed_by_others() -> Option<String> {
-    if let Ok(rules) = run("nft", &["list", "ruleset"])
+    if let Ok(rules) = run(network::nft_program(), &["list", "ruleset"])
         && let Some(chain) = closed_chain(&rules)
     {
         return Some(chain);
@@ -209,8 +222,8 @@ pub(super) fn closed_by_others() -> Option<String> {
     // The older kind of rules, which nft does not list.
     let names = fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
     let legacy = names.lines().any(|name| name == "filter").then(|| run("iptables-legacy", &["-S"]).ok()).flatten()?;
-    let closed = legacy.contains("-P FORWARD DROP") && !legacy.contains("-i by");
-    closed.then(|| "the chain FORWARD of iptables-legacy".to_owned())
+    let closed = ["FORWARD", "INPUT"].into_iter().find(|chain| legacy.contains(&format!("-P {chain} DROP")))?;
+    (!legacy.contains("-i by")).then(|| format!("the chain {closed} of iptables-legacy"))
 }
 
 /// The same in the text that `nft list ruleset` prints.
@@ -222,8 +235,10 @@ fn closed_chain(rules: &str) -> Option<String> {
             table = name.trim_end_matches(" {");
         } else if table.contains("boxyard_") {
             continue;
-        } else if line.contains("hook forward") && line.contains("policy drop") {
-            closed = Some(format!("a chain of nftables' table {table}"));
+        } else if line.contains("policy drop")
+            && let Some(hook) = ["forward", "input"].into_iter().find(|hook| line.contains(&format!("hook {hook} ")))
+        {
+            closed = Some(format!("the {hook} chain of nftables' table {table}"));
         } else if line.contains("iifname \"by") {
             // The operator has seen to it.
             return None;
@@ -324,7 +339,7 @@ mod tests {
             )
         };
         assert_eq!(closed_chain(ours), None);
-        let found = Some("a chain of nftables' table ip filter".to_owned());
+        let found = Some("the forward chain of nftables' table ip filter".to_owned());
         assert_eq!(closed_chain(&(ours.to_owned() + &docker(""))), found);
         assert_eq!(closed_chain(&(docker("") + ours)), found);
         assert_eq!(closed_chain(&docker("\t\tiifname \"by*\" counter accept\n")), None);

@@ -16,8 +16,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use boxyard_proto::BoxId;
+
+/// How long a server that is ending may keep its folder, or a child that it has just started: in tries and the time between two.
+const LOCK_TRIES: (u32, Duration) = (40, Duration::from_millis(25));
 
 /// Tries to find a tag that nobody on this host has.
 const TAG_TRIES: usize = 100;
@@ -36,17 +40,17 @@ impl Instance {
     ///
     /// # Errors
     /// Another server uses it, or it belongs to somebody else.
-    pub(super) fn open(data: &Path) -> io::Result<Self> {
+    pub(super) async fn open(data: &Path) -> io::Result<Self> {
         own_folder(data)?;
         let data = fs::canonicalize(data)?;
-        let lock = lock(&data)?;
+        let lock = lock(&data).await?;
         for name in ["boxes", "images", "trash"] {
             own_folder(&data.join(name))?;
         }
         let tag = tag(&data)?;
         let run = run_folder(&tag);
         own_folder(&run)?;
-        let run_lock = self::lock(&run)?;
+        let run_lock = self::lock(&run).await?;
         Ok(Self { data, run, tag, _locks: [lock, run_lock] })
     }
 
@@ -105,16 +109,18 @@ fn own_folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn lock(folder: &Path) -> io::Result<File> {
+async fn lock(folder: &Path) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            let text = format!("{} is in use by another server", folder.display());
-            Err(io::Error::new(io::ErrorKind::ResourceBusy, text))
+    let (tries, pause) = LOCK_TRIES;
+    for _ in 0..tries {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(pause).await,
+            Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        Err(fs::TryLockError::Error(error)) => Err(error),
     }
+    let text = format!("{} is in use by another server", folder.display());
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, text))
 }
 
 fn run_folder(tag: &str) -> PathBuf {
@@ -149,22 +155,22 @@ fn tag(data: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_data_folder_has_one_server_and_one_tag() {
+    #[tokio::test]
+    async fn a_data_folder_has_one_server_and_one_tag() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        let instance = Instance::open(&data).unwrap();
+        let instance = Instance::open(&data).await.unwrap();
         let (tag, run) = (instance.tag().to_owned(), instance.run().to_owned());
         assert_eq!(fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
-        let error = Instance::open(&data).unwrap_err();
+        let error = Instance::open(&data).await.unwrap_err();
         assert!(error.to_string().contains("in use by another server"), "{error}");
         let copy = dir.path().join("copy");
         fs::create_dir(&copy).unwrap();
         fs::copy(data.join("instance"), copy.join("instance")).unwrap();
-        let error = Instance::open(&copy).unwrap_err();
+        let error = Instance::open(&copy).await.unwrap_err();
         assert!(error.to_string().contains(&tag), "{error}");
         drop(instance);
-        assert_eq!(Instance::open(&data).unwrap().tag(), tag);
+        assert_eq!(Instance::open(&data).await.unwrap().tag(), tag);
         assert!(instance_socket_fits(&run));
         fs::remove_dir_all(run).unwrap();
     }

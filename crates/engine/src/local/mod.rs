@@ -118,10 +118,8 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
     /// The image, built first where it is missing.
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
 
-    /// Follows builds; silent where a source builds nothing.
-    fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
-        watch::channel(None).1
-    }
+    /// What builds are doing.
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
 
 #[async_trait]
@@ -148,7 +146,7 @@ impl LocalEngine {
         self.images.ensure(name, self).await
     }
 
-    /// Follows the building of images, on first use too: the latest step, nothing while none is under way.
+    /// What builds of images are doing: `None` while there are none.
     pub fn build_progress(&self) -> watch::Receiver<Option<BuildProgress>> {
         self.images.progress()
     }

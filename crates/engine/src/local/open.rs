@@ -38,7 +38,7 @@ impl LocalEngine {
         config: LocalConfig,
         images: impl FnOnce(&Path, crate::images::ImagesConfig) -> Result<Box<dyn ImageSource>, EngineError>,
     ) -> Result<Self, EngineError> {
-        let instance = Instance::open(&config.data_dir).map_err(broken("opening the data folder"))?;
+        let instance = Instance::open(&config.data_dir).await.map_err(broken("opening the data folder"))?;
         let tag = instance.tag().to_owned();
         let cgroups =
             Cgroups::open(&tag, &instance.run().join("cgroup2")).map_err(broken("preparing the host's cgroups"))?;
@@ -65,17 +65,18 @@ impl LocalEngine {
             }
         };
         if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
-            tracing::warn!(%chain, "boxes will not reach the network; `boxyard doctor` says what to do");
+            tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
         let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
         Ok(Self { host, network, images, tasks: TaskTracker::new(), _sweeper: sweeper })
     }
 
-    /// Ends what this process does for boxes. Boxes that run go on; where there are none, what was prepared on the host is removed.
+    /// Finishes what is under way in the background. Boxes that run go on; where there are none, what was prepared on the host is removed,
+    /// and the engine cannot make boxes any more.
     ///
     /// # Errors
     /// The host keeps something of ours that it should not.
-    pub async fn close(self) -> Result<(), EngineError> {
+    pub async fn close(&self) -> Result<(), EngineError> {
         let closing = "closing the engine";
         self.tasks.close();
         self.tasks.wait().await;

@@ -18,7 +18,7 @@ use boxyard_proto::launch;
 use self::dns::{DnsConfig, Forwarder};
 use self::link::Links;
 use self::rules::Rules;
-pub(super) use self::rules::unload;
+pub(super) use self::rules::{program as nft_program, unload};
 use super::cidr::Cidr;
 
 /// The switch for IPv4 forwarding.

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -145,16 +146,23 @@ pub(in crate::local) async fn unload(tag: &str) -> std::io::Result<()> {
     nft(&format!("add table inet boxyard_{tag}\ndelete table inet boxyard_{tag}\n")).await
 }
 
+/// Where `nft` is. Root's `PATH` lacks the folder after a plain `su`.
+pub(in crate::local) fn program() -> &'static str {
+    let usual = ["/usr/sbin/nft", "/usr/local/sbin/nft", "/sbin/nft"];
+    usual.into_iter().find(|path| Path::new(path).exists()).unwrap_or("nft")
+}
+
 /// Runs `nft` on a script, as one transaction.
 async fn nft(script: &str) -> std::io::Result<()> {
     let run = async {
-        let mut child = Command::new("nft")
+        let mut child = Command::new(program())
             .args(["-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()?;
+            .spawn()
+            .map_err(|error| std::io::Error::new(error.kind(), format!("starting nft, of nftables: {error}")))?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(script.as_bytes()).await?;
         }

@@ -92,14 +92,51 @@ async fn private_and_special_addresses_do_not_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_box_cannot_pretend_to_be_another() {
     let yard = Yard::open().await;
-    let id = yard.make().await;
+    let (liar, victim) = (yard.make().await, yard.make().await);
     let gateway = yard.config.network_range.address(1).unwrap();
-    let stranger = yard.config.network_range.address(200).unwrap();
-    // Its root has no say over its interface; were it to find a way, the firewall still knows the right source.
-    let change = yard.sh(&id, &format!("ip addr add {stranger}/32 dev eth0; echo $?")).await;
-    assert_ne!(change.out, "0\n", "{change:?}");
-    let forged = yard.sh(&id, &format!("ping -c 1 -W 1 -I {stranger} {gateway}; echo $?")).await;
-    assert!(!forged.out.ends_with("\n0\n"), "{forged:?}");
+    let stranger = yard.address(&victim).await;
+    // Its root has no say over its interface,
+    let change = yard.sh(&liar, &format!("ip addr add {stranger}/32 dev eth0")).await;
+    assert_ne!(change.code, 0, "{change:?}");
+    // but can write any source address into a packet. The name server would answer to the victim.
+    let forge = format!(
+        "import socket,struct\n\
+         name = b\"\\x09localhost\\x00\"\n\
+         query = struct.pack(\"!6H\", 7, 0x100, 1, 0, 0, 0) + name + struct.pack(\"!2H\", 1, 1)\n\
+         udp = struct.pack(\"!4H\", 5353, 53, 8 + len(query), 0) + query\n\
+         def packet(source): return struct.pack(\"!BBHHHBBH4s4s\", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(\"{gateway}\")) + udp\n\
+         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)\n\
+         own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         own.bind((\"0.0.0.0\", 5353)); own.settimeout(20)\n\
+         for _ in range(20): raw.sendto(packet(\"{stranger}\"), (\"{gateway}\", 0))\n\
+         raw.sendto(packet(\"{}\"), (\"{gateway}\", 0))\n\
+         print(own.recv(2)[1])",
+        yard.address(&liar).await
+    );
+    let received = "cat /sys/class/net/eth0/statistics/rx_packets";
+    let before = yard.sh(&victim, received).await.out;
+    // The last packet has the right address and is answered, which shows that the others would have been.
+    let forged = yard.sh(&liar, &format!("python3 -c '{forge}'")).await;
+    assert_eq!(forged.out, "7\n", "{forged:?}");
+    assert_eq!(yard.sh(&victim, received).await.out, before);
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_has_only_its_share_of_the_hosts_connections() {
+    let yard = Yard::open().await;
+    let (greedy, other) = (yard.make().await, yard.make().await);
+    let count = || -> u64 {
+        let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        text.trim().parse().unwrap()
+    };
+    let before = count();
+    let send = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nfor n in range(9000): s.sendto(b\"x\", (\"203.0.113.99\", 1 + n))";
+    yard.sh(&greedy, &format!("python3 -c '{send}'")).await;
+    let made = count().saturating_sub(before);
+    assert!((3000..=4500).contains(&made), "{made}: 4096 and what else happens on this machine");
+    // Others notice nothing.
+    assert_eq!(yard.sh(&other, "apt-get update -q > /dev/null; echo $?").await.out, "0\n");
     yard.close().await;
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use boxyard_proto::wire::{Exec, OnClose, User};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::agent::{self, Event};
-use crate::images::{Image, ImagesConfig, LayerRunner};
+use crate::images::{BuildProgress, Image, ImagesConfig, LayerRunner};
 use crate::local::{Cidr, ImageSource, LocalConfig, LocalEngine};
 use crate::{BoxSpec, Engine, EngineError, Limits};
 use boxyard_proto::BoxId;
@@ -222,6 +223,10 @@ impl ImageSource for Tree {
 
     async fn ensure(&self, _name: &str, _runner: &dyn LayerRunner) -> Result<Image, EngineError> {
         unreachable!("it is found")
+    }
+
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        watch::channel(None).1
     }
 }
 
