@@ -52,7 +52,7 @@ pub fn run(plan: Launch, kit: Kit, handshake: Handshake) -> ! {
         handshake::say(&up, &handshake::failed(&trouble));
         namespaces::give_up();
     }
-    let jobs = Jobs::in_box(plan.env, cgroup, plan.open_files);
+    let jobs = Jobs::in_box(plan.env, cgroup, limits::open_files(plan.open_files));
     let failed = serve::run(listener, jobs, || {
         handshake::say(&up, &Launched::Ready { pid: 1 });
         drop(up);

@@ -30,15 +30,20 @@ const OF_PID_1: CapabilitySet = CAPABILITIES.union(CapabilitySet::SYS_ADMIN);
 /// Open files of PID 1: each job has a connection and three pipes.
 const OPEN_FILES_OF_PID_1: u64 = 16_384;
 
-/// Sets the limits that a box inherits: its own, not the launcher's.
-pub fn set() -> Result<(), Trouble> {
-    limit(Resource::Nofile, Some(OPEN_FILES_OF_PID_1), Some(OPEN_FILES_OF_PID_1))?;
+/// Sets the limits that a box inherits: its own, not the launcher's. A job gets `open_files`, which PID 1 could not raise later.
+pub fn set(open_files: u64) -> Result<(), Trouble> {
+    limit(Resource::Nofile, Some(OPEN_FILES_OF_PID_1), Some(open_files.max(OPEN_FILES_OF_PID_1)))?;
     limit(Resource::Core, Some(0), Some(0))?;
     limit(Resource::Stack, Some(8 << 20), None)?;
     for resource in [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::Rss, Resource::As, Resource::Nproc] {
         limit(resource, None, None)?;
     }
     Ok(())
+}
+
+/// How many files a job may have open: `wanted`, or what the launcher was allowed to give.
+pub fn open_files(wanted: u64) -> u64 {
+    getrlimit(Resource::Nofile).maximum.map_or(wanted, |allowed| wanted.min(allowed))
 }
 
 /// Sets a limit, as far as a launcher may that is root without `CAP_SYS_RESOURCE` (in a container, for instance).

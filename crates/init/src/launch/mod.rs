@@ -88,7 +88,7 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
     forget_oom_score(&proc)?;
     sys::reset_signals();
     sys::ignore_broken_pipes();
-    limits::set()?;
+    limits::set(plan.open_files)?;
     let filter = seccomp::for_box();
     let layers = Layers::open(&plan)?;
     let devices = Devices::open()?;
