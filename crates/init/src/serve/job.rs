@@ -72,7 +72,8 @@ impl Job {
         }
     }
 
-    fn kill(&self) {
+    /// Ends every process of it at once.
+    pub fn kill(&self) {
         match &self.leaf {
             Some(leaf) => leaf.kill(),
             None => tree::signal(self.pid, libc::SIGKILL),
