@@ -13,8 +13,8 @@
 //!    answers the engine ◀────────────────────── ready
 //! ```
 //!
-//! When either fails, the launcher ends the child and takes back what it made: everything inside the namespaces, the network
-//! interfaces included, dies with the child; the socket and the cgroup leaf are removed.
+//! When either fails, the launcher ends the child, with which everything inside the namespaces dies, and takes back what it made
+//! outside: the network interface, the socket and the cgroup leaf.
 
 mod cgroups;
 mod devices;
@@ -121,6 +121,9 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
         }
         Err(trouble) => {
             namespaces::end(&child);
+            if let Some(network) = &plan.network {
+                network::remove(network);
+            }
             Err(trouble)
         }
     }

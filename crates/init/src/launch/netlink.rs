@@ -9,6 +9,8 @@ const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 /// Make a new thing and fail when it is there.
 pub const CREATE: u16 = 0x400 | 0x200;
+/// Make a thing, in place of the one that is there.
+pub const REPLACE: u16 = 0x400 | 0x100;
 /// Change a thing that is there.
 pub const CHANGE: u16 = 0;
 

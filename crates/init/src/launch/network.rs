@@ -3,12 +3,13 @@
 //! The host's end has no address. The gateway's address lies elsewhere on the host, which answers for it on every interface; a route
 //! of 32 bits leads back. So boxes need no subnets and cannot see each other.
 
+use std::io;
 use std::net::Ipv4Addr;
 
 use boxyard_proto::launch::Network;
 
 use super::kernel::Kernel;
-use super::netlink::{Batch, CHANGE, CREATE, Routes, interface};
+use super::netlink::{Batch, CHANGE, CREATE, REPLACE, Routes, interface};
 use crate::sys::Child;
 use crate::trouble::{Doing, Trouble};
 
@@ -28,9 +29,38 @@ pub fn make(network: &Network, child: &Child) -> Result<(), Trouble> {
         return Err(Trouble::new("reading the plan", "the interface's name must have 1 to 15 plain characters"));
     }
     let routes = Routes::open().doing("opening a netlink socket")?;
+    let made = match make_pair(&routes, network, child) {
+        // Of an earlier life of the box, whose network namespace the kernel has not yet taken apart.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            delete(&routes, name).and_then(|()| make_pair(&routes, network, child))
+        }
+        made => made,
+    };
+    made.doing_with(|| format!("making the interface {name}"))?;
+    bring_up(&routes, network)
+}
+
+/// Removes the host's end, and with it the other. The kernel would do it some time after the box's network namespace is gone.
+pub fn remove(network: &Network) {
+    // One that was never made, or is gone already, is as good.
+    let _ = Routes::open().and_then(|routes| delete(&routes, &network.interface));
+}
+
+fn delete(routes: &Routes, name: &str) -> io::Result<()> {
+    let index = routes.index(name)?;
+    let mut batch = Batch::default();
+    batch.request(libc::RTM_DELLINK, CHANGE, &interface(index, 0, 0), |_| {});
+    match routes.send(batch) {
+        // The kernel was faster.
+        Err((_, error)) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        result => result.map_err(|(_, error)| error),
+    }
+}
+
+fn make_pair(routes: &Routes, network: &Network, child: &Child) -> io::Result<()> {
     let mut batch = Batch::default();
     batch.request(libc::RTM_NEWLINK, CREATE, &interface(0, 0, 0), |link| {
-        link.text(libc::IFLA_IFNAME, name);
+        link.text(libc::IFLA_IFNAME, &network.interface);
         link.number(libc::IFLA_MTU, network.mtu);
         link.nest(libc::IFLA_LINKINFO, |info| {
             info.text(libc::IFLA_INFO_KIND, "veth");
@@ -45,8 +75,11 @@ pub fn make(network: &Network, child: &Child) -> Result<(), Trouble> {
             });
         });
     });
-    routes.send(batch).map_err(|(_, error)| error).doing_with(|| format!("making the interface {name}"))?;
+    routes.send(batch).map_err(|(_, error)| error)
+}
 
+fn bring_up(routes: &Routes, network: &Network) -> Result<(), Trouble> {
+    let name = &network.interface;
     let index = routes.index(name).doing_with(|| format!("looking for the interface {name}"))?;
     let mut batch = Batch::default();
     // Before it is up, or the kernel gives it an IPv6 address.
@@ -96,7 +129,7 @@ fn route(batch: &mut Batch, index: u32, to: Ipv4Addr, bits: u8, gateway: Option<
     let family = u8::try_from(libc::AF_INET).unwrap_or_default();
     let protocol = libc::RTPROT_STATIC;
     let fixed = [family, bits, 0, 0, libc::RT_TABLE_MAIN, protocol, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
-    batch.request(libc::RTM_NEWROUTE, CREATE, &fixed, |route| {
+    batch.request(libc::RTM_NEWROUTE, REPLACE, &fixed, |route| {
         if bits > 0 {
             route.attribute(libc::RTA_DST, &to.octets());
         }

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use boxyard_proto::launch::UIDS_PER_BOX;
 use boxyard_proto::wire::{Exec, FailedKind, Kind};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::net::unix::pipe::Receiver;
+use tokio::time::timeout;
 
 use super::cgroup::Leaf;
 use super::job::Job;
@@ -200,6 +202,9 @@ impl Command {
     }
 }
 
+/// How long a process may take to become its program. Generous: the file system may be slow.
+const STARTING: Duration = Duration::from_secs(60);
+
 /// What a report's first byte says: which step has failed.
 const STEP: u8 = 0;
 const FOLDER: u8 = 1;
@@ -223,23 +228,30 @@ pub struct Started {
 }
 
 impl Started {
-    /// Waits until the process has become its program.
-    pub async fn confirmed(self, jobs: &Jobs) -> Result<Job, Refusal> {
+    /// What the process says before it ends, if it does not become its program.
+    async fn reported(&self) -> Option<[u8; 5]> {
         let mut report = [0; 5];
-        let read = loop {
+        loop {
             match self.report.try_read(&mut report) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // An error of the event loop's shows again in the read.
                     let _ = self.report.readable().await;
                 }
-                Ok(read) => break read,
-                Err(_) => break 0,
+                // A report is written in one go, and so is read.
+                Ok(read) => return (read == report.len()).then_some(report),
+                Err(_) => return None,
             }
-        };
-        let [stage, errno @ ..] = report;
-        if read < report.len() {
-            return Ok(self.job);
         }
+    }
+
+    /// Waits until the process has become its program.
+    pub async fn confirmed(self, jobs: &Jobs) -> Result<Job, Refusal> {
+        let Ok(report) = timeout(STARTING, self.reported()).await else {
+            self.job.kill();
+            self.job.abandon(jobs).await;
+            return Err(Refusal::new(FailedKind::Other, "the process did not start in time"));
+        };
+        let Some([stage, errno @ ..]) = report else { return Ok(self.job) };
         let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
         let shown: String = self.folder.chars().take(200).collect();
         self.job.abandon(jobs).await;

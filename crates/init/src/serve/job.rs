@@ -53,14 +53,14 @@ impl Job {
         // It always comes; and a job that cannot be waited for can be forgotten as well.
         let _ = self.ended.await;
         jobs.close_door(&self.name);
-        jobs.retire(self.leaf);
+        jobs.retire(self.leaf.as_ref());
     }
 
     /// Sees the job through to its end.
-    pub async fn run(self, mut connection: Connection, jobs: &Rc<Jobs>) {
-        connection.say(&FromInit::Started { pid: self.pid });
+    pub async fn run(self, connection: Connection, jobs: &Rc<Jobs>) {
         let comers = (self.on_close == OnClose::Keep).then(|| jobs.open_door(&self.name));
-        let mut course = Course { job: self, connection: Some(connection), comers, ending: None };
+        let mut course = Course { job: self, connection: None, comers, ending: None };
+        course.take_over(connection);
         let ended = course.until_over(jobs).await;
         course.finish(ended, jobs).await;
     }
@@ -72,7 +72,8 @@ impl Job {
         }
     }
 
-    fn kill(&self) {
+    /// Ends every process of it at once.
+    pub fn kill(&self) {
         match &self.leaf {
             Some(leaf) => leaf.kill(),
             None => tree::signal(self.pid, libc::SIGKILL),
@@ -185,9 +186,13 @@ impl Course {
     fn hear(&mut self) -> io::Result<()> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         match connection.fill() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            filled => filled?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            filled => filled.and_then(|()| self.heed()),
         }
+    }
+
+    /// Does what the other side has said.
+    fn heed(&mut self) -> io::Result<()> {
         while let Some(connection) = &mut self.connection {
             let Some(incoming) = connection.cut()? else { break };
             match incoming {
@@ -236,9 +241,13 @@ impl Course {
         }
     }
 
+    /// Makes `comer` the connection of this job, and does what it may have said already.
     fn take_over(&mut self, mut comer: Connection) {
         comer.say(&FromInit::Started { pid: self.job.pid });
         self.connection = Some(comer);
+        if self.heed().is_err() {
+            self.lose_connection();
+        }
     }
 
     /// Tells how the job ended and lets go of what it left running.
@@ -277,16 +286,12 @@ impl Course {
             spawn_local(async move { output.discard(&scratch).await });
         }
         job.outputs = [Output::closed(), Output::closed()];
-        match ending {
-            None => jobs.retire(job.leaf),
-            Some(at) => {
-                let jobs = Rc::clone(jobs);
-                spawn_local(async move {
-                    sleep_until(at).await;
-                    job.kill();
-                    jobs.retire(job.leaf);
-                });
-            }
+        let gone = jobs.retire(job.leaf.as_ref());
+        if let (Some(at), false) = (ending, gone) {
+            spawn_local(async move {
+                sleep_until(at).await;
+                job.kill();
+            });
         }
     }
 }

@@ -108,7 +108,7 @@ impl Jobs {
                 Ok(started)
             }
             Err((refusal, leaf)) => {
-                self.retire(leaf);
+                self.retire(leaf.as_ref());
                 Err(refusal)
             }
         }
@@ -189,12 +189,14 @@ impl Jobs {
         Some(result)
     }
 
-    /// Removes a leaf that is of no more use, now or when the last of what still runs in it has ended.
-    pub fn retire(&self, leaf: Option<Leaf>) {
-        let (Some(parent), Some(leaf)) = (&self.cgroup, leaf) else { return };
-        if !parent.remove(leaf.name()) {
+    /// Removes a leaf that is of no more use, now or when the last of what still runs in it has ended. Says whether it is gone.
+    pub fn retire(&self, leaf: Option<&Leaf>) -> bool {
+        let (Some(parent), Some(leaf)) = (&self.cgroup, leaf) else { return false };
+        let gone = parent.remove(leaf.name());
+        if !gone {
             self.survivors.borrow_mut().push(leaf.name().to_owned());
         }
+        gone
     }
 
     /// Removes the leaves in which nothing runs any more.
