@@ -66,10 +66,10 @@ impl Footprint {
             let orphans: Vec<_> = found.difference(boxes).collect();
             let missing: Vec<_> = boxes.difference(found).collect();
             if !orphans.is_empty() {
-                wrong.push(format!("{what} of no box: {orphans:?}"));
+                wrong.push(format!("{} × {what} of no box, {:?} for one", orphans.len(), orphans[0]));
             }
             if !missing.is_empty() {
-                wrong.push(format!("box without {what}: {missing:?}"));
+                wrong.push(format!("{} × box without {what}, {:?} for one", missing.len(), missing[0]));
             }
         }
         for (what, count) in [

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -133,6 +135,18 @@ fn killed_after(answers: usize) -> Result<()> {
     until("nothing to be left at all", SETTLE, || Ok(exactly(&server, &none)?.is_empty().then_some(())))
         .with_context(|| format!("{:#?}", exactly(&server, &none)))?;
     ensure!(server.stop()?.code() == Some(0), "the server did not stop cleanly");
+    nothing_shared_is_left(&server)
+}
+
+/// Looks for what all boxes of a server share, which goes with the last of them when the server stops.
+fn nothing_shared_is_left(server: &Server) -> Result<()> {
+    let tag = server.lane().tag().context("the server has no tag")?;
+    let tables = Command::new("nft").args(["list", "tables"]).output()?;
+    let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+    ensure!(!tables.contains(&tag), "a firewall table is left: {tables}");
+    let addresses = Command::new("ip").args(["-4", "address", "show", "dev", "lo"]).output()?;
+    ensure!(!String::from_utf8_lossy(&addresses.stdout).contains(&tag), "an address on lo is left");
+    ensure!(!Path::new(&format!("/run/boxyard-{tag}")).exists(), "a folder in /run is left");
     Ok(())
 }
 
@@ -205,7 +219,9 @@ fn told_to_stop_the_server_ends_with_0_and_boxes_go_on() -> Result<()> {
     let mut server = Server::start()?;
     let old = Old::make(&server)?;
     server.sh(&old.id, "mkfifo go")?;
-    let long = server.begin(&old.id, "cat go > /dev/null")?;
+    server.sh(&old.id, "mkfifo begun")?;
+    let long = server.begin(&old.id, "echo > begun; exec cat go > /dev/null")?;
+    server.sh(&old.id, "cat begun")?;
     let before = Footprint::of(server.lane())?.pids;
     ensure!(server.stop()?.code() == Some(0), "the server did not end with 0");
     let after = Footprint::of(server.lane())?.pids;
