@@ -57,6 +57,8 @@ impl Launcher {
     pub(super) async fn start(&self, id: &BoxId) -> Result<Waiting<'_>, EngineError> {
         let permit = self.room.acquire().await.map_err(|error| EngineError::broken("starting boxyard-init", error))?;
         let child = Command::new(&self.program)
+            // PID 1 of a box shows this name in the box: where the program lies on the host is no business of those inside.
+            .arg0("boxyard-init")
             .arg("launch")
             .env_clear()
             .stdin(Stdio::piped())

@@ -137,9 +137,10 @@ impl From<BoxError> for ApiError {
     fn from(error: BoxError) -> Self {
         let status = match &error {
             BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
+            // A sixth label is a broken rule of the request, as it is when a box is created with six.
+            BoxError::LabelsFull => StatusCode::BAD_REQUEST,
             BoxError::NameTaken(_)
             | BoxError::LabelTaken
-            | BoxError::LabelsFull
             | BoxError::RunEnded(_)
             | BoxError::Failed { .. } => StatusCode::CONFLICT,
             BoxError::TooMany(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
