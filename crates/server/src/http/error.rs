@@ -139,10 +139,9 @@ impl From<BoxError> for ApiError {
             BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
             BoxError::LabelsFull => StatusCode::BAD_REQUEST,
-            BoxError::NameTaken(_)
-            | BoxError::LabelTaken
-            | BoxError::RunEnded(_)
-            | BoxError::Failed { .. } => StatusCode::CONFLICT,
+            BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
+                StatusCode::CONFLICT
+            }
             BoxError::TooMany(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
             BoxError::Busy | BoxError::Leaving | BoxError::Store(StoreError::Busy | StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE

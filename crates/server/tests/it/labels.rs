@@ -49,7 +49,9 @@ async fn labels_are_few_and_short() {
     for n in 0..5 {
         assert_eq!(client.post(&path, json!({"label": format!("l{n}")})).await.status, StatusCode::OK);
     }
-    client.refused(Method::POST, &path, json!({"label": "one-more"}), StatusCode::BAD_REQUEST, "at most 5 labels").await;
+    client
+        .refused(Method::POST, &path, json!({"label": "one-more"}), StatusCode::BAD_REQUEST, "at most 5 labels")
+        .await;
 }
 
 #[tokio::test]
