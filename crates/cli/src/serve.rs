@@ -72,8 +72,18 @@ impl Serve {
 
 async fn serve(config: &Config) -> Result<ExitCode, Failure> {
     let mut signals = Signals::watch()?;
+    let engine = Arc::new(LocalEngine::open(local(config)).await.map_err(not_opened)?);
+    let served = serve_from(config, &engine, &mut signals).await;
+    // Boxes that run go on, with all that they share; where there are none, nothing of ours stays on the host.
+    if let Err(error) = engine.close().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot tidy up");
+    }
+    served
+}
+
+async fn serve_from(config: &Config, engine: &Arc<LocalEngine>, signals: &mut Signals) -> Result<ExitCode, Failure> {
     let app = tokio::select! {
-        app = build(config) => app?,
+        app = build(config, Arc::clone(engine)) => app?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     // Whoever started the server may not care to read the line.
@@ -95,12 +105,11 @@ async fn serve(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn build(config: &Config) -> Result<App, Failure> {
+async fn build(config: &Config, engine: Arc<LocalEngine>) -> Result<App, Failure> {
     if config.ssh.is_some() {
         tracing::warn!("this version has no SSH door yet: the setting ssh does nothing");
     }
-    let engine = LocalEngine::open(local(config)).await.map_err(not_opened)?;
-    let app = App::build(config, Arc::new(engine)).await.map_err(build_failure)?;
+    let app = App::build(config, engine).await.map_err(build_failure)?;
     match app.first_key() {
         FirstKey::Made(path) => tracing::info!(path = %path.display(), "made the first API key; it is in this file"),
         FirstKey::Revoked => tracing::warn!("the key of BOXYARD_BOOTSTRAP_KEY was revoked and opens nothing"),
