@@ -139,7 +139,7 @@ impl Daemon {
         for (flag, folder) in [("--data-root", "docker"), ("--exec-root", "docker-run")] {
             command.arg(flag).arg(scratch.join(folder));
         }
-        command.arg("--pidfile").arg(scratch.join("docker.pid"));
+        command.arg("--pidfile").arg(scratch.join("docker.pid")).args(["--iptables=false", "--ip6tables=false"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Self(command.spawn().context("starting dockerd")?);
         until("dockerd to answer", DEADLINE, || {
