@@ -124,6 +124,9 @@ fn absent(peer: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The cgroup in every v1 hierarchy, and in the v2 tree, below which dockerd makes its containers'.
+const CGROUP: &str = "boxyard-bench";
+
 /// A dockerd in a network namespace of its own, with all it has in the scratch folder.
 struct Daemon(Child);
 
@@ -154,5 +157,10 @@ impl Drop for Daemon {
         // TERM, so that it ends its containers and unmounts; it is our own child, so the pid is its.
         let _asked = Command::new("kill").arg(self.0.id().to_string()).status();
         let _status = self.0.wait();
+        // What is not empty stays: something still runs in it.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _removed = std::fs::remove_dir(hierarchy.path().join(CGROUP));
+        }
+        let _removed = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(CGROUP));
     }
 }
