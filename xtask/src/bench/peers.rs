@@ -134,11 +134,10 @@ impl Daemon {
     fn start(daemon: &Path, scratch: &Path, socket: &str, client: &Path) -> Result<Self> {
         let log = File::create(scratch.join("dockerd.log"))?;
         let mut command = Command::new("unshare");
-        // Its own network, so that it changes no rule of this host's firewall.
-        command
-            .args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"])
-            .arg(daemon)
-            .args(["--host", socket]);
+        // Its own network, so that it changes no rule of this host's firewall, and a /run of its own.
+        let prepare = "ip link set lo up; mount -t tmpfs tmpfs /run; exec \"$@\"";
+        command.args(["--net", "--mount", "sh", "-c", prepare, "sh"]).arg(daemon);
+        command.args(["--host", socket, "--cgroup-parent", &format!("/{CGROUP}")]);
         for (flag, folder) in [("--data-root", "docker"), ("--exec-root", "docker-run")] {
             command.arg(flag).arg(scratch.join(folder));
         }
