@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use boxyard_real_tests::init::Third;
-use boxyard_real_tests::{Connection, Footprint, Server};
+use boxyard_real_tests::{Connection, Footprint, Server, until};
 use serde_json::{Value, json};
 
 use super::Counts;
@@ -18,6 +18,9 @@ type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
 /// In the order of the table.
 pub const ALL: &[(&str, Measurement)] =
     &[("create", create), ("sdk", sdk), ("exec", exec), ("parallel", parallel), ("stream", stream), ("memory", memory)];
+
+/// How long what was deleted may take to be gone.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// The row that peers are compared with.
 pub const EXEC: &str = "exec true, kept-alive HTTP, 1 at a time";
@@ -142,9 +145,9 @@ fn stream(server: &Server, counts: Counts, report: &mut Report) -> Result<()> {
 fn memory(server: &Server, counts: Counts, report: &mut Report) -> Result<()> {
     // One box first, so that what exists once is not counted as a box's.
     let first = server.create()?;
-    let before = Memory::now(server)?;
+    let before = Memory::at_rest(server)?;
     let ids: Vec<String> = (0..counts.boxes).map(|_| server.create()).collect::<Result<_>>()?;
-    let after = Memory::now(server)?;
+    let after = Memory::at_rest(server)?;
     #[expect(clippy::cast_precision_loss, reason = "kibibytes of one machine")]
     let per_box = |kib: i64| kib as f64 / 1024.0 / ids.len() as f64;
     let (boxes, own) = (after.boxes - before.boxes, after.server - before.server);
@@ -174,6 +177,15 @@ struct Memory {
 }
 
 impl Memory {
+    /// Measures when all that was deleted is gone from the host.
+    fn at_rest(server: &Server) -> Result<Self> {
+        let ids = server.ids()?;
+        until("deleted boxes to be gone", SETTLE, || {
+            Ok(Footprint::of(server.lane())?.differences(&ids).is_empty().then_some(()))
+        })?;
+        Self::now(server)
+    }
+
     fn now(server: &Server) -> Result<Self> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let field = |name: &str| -> Result<i64> {

@@ -124,6 +124,9 @@ fn absent(peer: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The cgroup in every v1 hierarchy, and in the v2 tree, below which dockerd makes its containers'.
+const CGROUP: &str = "boxyard-bench";
+
 /// A dockerd in a network namespace of its own, with all it has in the scratch folder.
 struct Daemon(Child);
 
@@ -131,15 +134,14 @@ impl Daemon {
     fn start(daemon: &Path, scratch: &Path, socket: &str, client: &Path) -> Result<Self> {
         let log = File::create(scratch.join("dockerd.log"))?;
         let mut command = Command::new("unshare");
-        // Its own network, so that it changes no rule of this host's firewall.
-        command
-            .args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"])
-            .arg(daemon)
-            .args(["--host", socket]);
+        // Its own network, so that it changes no rule of this host's firewall, and a /run of its own.
+        let prepare = "ip link set lo up; mount -t tmpfs tmpfs /run; exec \"$@\"";
+        command.args(["--net", "--mount", "sh", "-c", prepare, "sh"]).arg(daemon);
+        command.args(["--host", socket, "--cgroup-parent", &format!("/{CGROUP}")]);
         for (flag, folder) in [("--data-root", "docker"), ("--exec-root", "docker-run")] {
             command.arg(flag).arg(scratch.join(folder));
         }
-        command.arg("--pidfile").arg(scratch.join("docker.pid"));
+        command.arg("--pidfile").arg(scratch.join("docker.pid")).args(["--iptables=false", "--ip6tables=false"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Self(command.spawn().context("starting dockerd")?);
         until("dockerd to answer", DEADLINE, || {
@@ -154,5 +156,10 @@ impl Drop for Daemon {
         // TERM, so that it ends its containers and unmounts; it is our own child, so the pid is its.
         let _asked = Command::new("kill").arg(self.0.id().to_string()).status();
         let _status = self.0.wait();
+        // What is not empty stays: something still runs in it.
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _removed = std::fs::remove_dir(hierarchy.path().join(CGROUP));
+        }
+        let _removed = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(CGROUP));
     }
 }
