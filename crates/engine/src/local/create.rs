@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{File, Launch, Network};
-use rustix::process::{Resource, getrlimit};
 
 use super::LocalEngine;
 use super::launcher::Waiting;
@@ -17,7 +16,7 @@ use super::record::Record;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
-/// Open files of one process in a box, where this process may have as many. `boxyard-init` has no more itself.
+/// Open files of one process in a box.
 const OPEN_FILES: u64 = 65_536;
 
 /// The variables of every process, unless image or box say otherwise.
