@@ -10,5 +10,5 @@ use crate::shell;
 /// The server does not build.
 pub fn write() -> Result<()> {
     let test = ["test", "--locked", "--package", "boxyard-server", "--test", "it", "openapi"];
-    shell::run(shell::cargo(&test).env("BOXYARD_WRITE_OPENAPI", "1"))
+    shell::run(shell::cargo(&test).env("BOXYARD_OVERWRITE", "1"))
 }
