@@ -1,2 +1,94 @@
-//! The program `boxyard`.
-fn main() {}
+//! The program `boxyard`: the server, its keys and images, and a first client.
+//!
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` answers with the command's own code, and 125 when it could
+//! not run the command at all.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod client;
+mod create;
+mod data;
+mod delete;
+mod doctor;
+mod exec;
+mod failure;
+mod host;
+mod image;
+mod key;
+mod list;
+mod output;
+mod serve;
+mod signals;
+mod trailer;
+
+use failure::Failure;
+
+/// Isolated Linux boxes on your own host.
+#[derive(Debug, Parser)]
+#[command(name = "boxyard", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server, as root
+    Serve(serve::Serve),
+    /// Make, list and revoke API keys, on the server's host
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Build and list images, on the server's host
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Say what this host lacks to run boxes, and how to mend it
+    Doctor(data::DataOptions),
+    /// Make a box and print its id
+    Create(create::Create),
+    /// List boxes
+    List(list::List),
+    /// Run a command in a box
+    Exec(exec::Exec),
+    /// Delete boxes
+    Delete(delete::Delete),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; whoever closed the terminal does not want them.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(serve) => serve.run(),
+        Command::Key(key) => client(key.run()),
+        Command::Image(image) => client(image.run()),
+        Command::Doctor(data) => doctor::run(&data),
+        Command::Create(create) => client(create.run()),
+        Command::List(list) => client(list.run()),
+        Command::Exec(exec) => client(exec.run()),
+        Command::Delete(delete) => client(delete.run()),
+    };
+    outcome.unwrap_or_else(|failure| {
+        failure.tell();
+        ExitCode::from(failure.code())
+    })
+}
+
+/// Runs a command that needs one thread only.
+fn client(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed("cannot start", error))?;
+    let outcome = runtime.block_on(command);
+    // A write to a terminal that nobody reads must not keep the program.
+    runtime.shutdown_background();
+    outcome
+}

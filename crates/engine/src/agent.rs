@@ -113,7 +113,12 @@ async fn open(engine: &dyn Engine, id: &BoxId, first: ToInit) -> Result<Job, Age
                 Incoming::Message(FromInit::Failed { kind, message }) => {
                     return Err(AgentError::Refused { kind, message: message.chars().take(MESSAGE_MAX).collect() });
                 }
-                other => return Err(AgentError::Protocol(format!("{} instead of a start", other.describe()))),
+                other @ (Incoming::Message(
+                    FromInit::Started { .. } | FromInit::Exit(_) | FromInit::Unsupported { .. },
+                )
+                | Incoming::Data(..)) => {
+                    return Err(AgentError::Protocol(format!("{} instead of a start", other.describe())));
+                }
             }
         }
     };
@@ -155,7 +160,8 @@ impl Job {
                         "boxyard-init is too old for a message"
                     );
                 }
-                other => return Err(AgentError::Protocol(other.describe())),
+                other @ (Incoming::Message(FromInit::Hello(_) | FromInit::Started { .. })
+                | Incoming::Data(Kind::In | Kind::Json, _)) => return Err(AgentError::Protocol(other.describe())),
             }
         }
     }

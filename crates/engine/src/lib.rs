@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod agent;
 pub mod fake;
+pub mod images;
+pub mod local;
 
 /// A byte stream to `boxyard-init` in a box.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}

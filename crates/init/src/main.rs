@@ -1,2 +1,34 @@
 //! `boxyard-init`: makes a box from outside (`launch`) and is PID 1 inside it (`serve`).
-fn main() {}
+//!
+//! One small static program with one thread. `launch` reads what to make from standard input, makes it and leaves a copy of itself as
+//! PID 1 of the box; that copy serves jobs on a socket. `serve` alone does the second half for a process that somebody else has put
+//! into a box, or into none.
+
+mod launch;
+mod serve;
+mod sys;
+mod trouble;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: boxyard-init launch < PLAN
+       boxyard-init serve [--cgroup FOLDER]    (listening socket as descriptor 3)
+       boxyard-init --version";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
+    match words.as_slice() {
+        ["launch"] => launch::run(),
+        ["serve"] => serve::on_host(None),
+        ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref())),
+        ["--version"] => {
+            println!("boxyard-init {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(64)
+        }
+    }
+}

@@ -3,6 +3,9 @@
 //! The engine writes one [`Launch`] as JSON to the launcher's standard input and closes it; the launcher makes the box, leaves PID 1
 //! of the box running, writes one [`Launched`] as a line of JSON to its standard output and exits: 0 when the box accepts
 //! connections, 1 otherwise. When it fails it has left nothing behind but empty cgroups, which are the engine's to remove.
+//!
+//! PID 1 is a copy of the launcher: what the box's users see in its command line are the launcher's arguments, so an engine starts it
+//! as plain `boxyard-init`, and with an empty environment.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -25,7 +28,7 @@ pub struct Launch {
     pub layers: Vec<PathBuf>,
     /// Folder of the writable layer's files. Canonical ids.
     pub upper: PathBuf,
-    /// Overlay's work folder, on the same file system as `upper`, empty or left by an earlier launch.
+    /// Overlay's work folder, in the same folder as `upper`, empty or left by an earlier launch.
     pub work: PathBuf,
     /// Where the listening Unix socket is made; an old one is replaced. At most 100 bytes.
     pub socket: PathBuf,

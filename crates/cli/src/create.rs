@@ -1,0 +1,79 @@
+//! `boxyard create`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use boxyard_proto::api::boxes::{BoxData, BoxStatus, CreateBox};
+use clap::Args;
+use reqwest::Method;
+
+use crate::client::{Client, ClientOptions};
+use crate::failure::Failure;
+use crate::output::{note, print};
+
+/// The API tells of a box's readiness only when asked; half as often as the official clients would be slow to notice.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Runtime: node, python, golang, ruby or rust
+    #[arg(long)]
+    runtime: Option<String>,
+    /// Size: small, medium or large
+    #[arg(long)]
+    size: Option<String>,
+    /// Name that stands for the id
+    #[arg(long)]
+    name: Option<String>,
+    /// Label; may be given several times
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Variable of every process in the box; may be given several times
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Do not wait for a box whose image has to be built first
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl Create {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let client = self.client.connect()?;
+        let body = CreateBox {
+            name: self.name,
+            labels: (!self.labels.is_empty()).then_some(self.labels),
+            size: self.size,
+            runtime: self.runtime,
+            env_vars: (!self.env.is_empty()).then(|| BTreeMap::from_iter(self.env)),
+        };
+        let made: BoxData = client.call(client.request(Method::POST, &[]).json(&body)).await?;
+        if made.status == BoxStatus::Creating && !self.no_wait {
+            note(&format!("{} is being made: the image of {} may have to be built first", made.id, made.runtime));
+            wait(&client, &made).await?;
+        }
+        print(made.id.as_str())
+    }
+}
+
+async fn wait(client: &Client, made: &BoxData) -> Result<(), Failure> {
+    loop {
+        tokio::time::sleep(ASK_EVERY).await;
+        let now: BoxData = client.call(client.request(Method::GET, &[made.id.as_str()])).await?;
+        match now.status {
+            BoxStatus::Creating => {}
+            BoxStatus::Idle | BoxStatus::Running | BoxStatus::Paused => return Ok(()),
+            BoxStatus::Error | BoxStatus::Deleted => {
+                let text = format!("{} could not be made; the server's log says why", made.id);
+                return Err(Failure::plain(text));
+            }
+        }
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,60 @@
+//! `boxyard doctor`: what this host lacks, and how to mend it.
+
+use std::process::ExitCode;
+
+use boxyard_engine::local::{Check, check_host};
+
+use crate::data::DataOptions;
+use crate::failure::{FAILED, Failure};
+use crate::host::local;
+use crate::output::print;
+
+pub(crate) fn run(data: &DataOptions) -> Result<ExitCode, Failure> {
+    let config = data.load()?;
+    let checks = check_host(&local(&config));
+    let lacking = checks.iter().filter(|check| !check.ok).count();
+    print(&report(&checks))?;
+    Ok(ExitCode::from(if lacking == 0 { 0 } else { FAILED }))
+}
+
+fn report(checks: &[Check]) -> String {
+    let mut lines = Vec::new();
+    for check in checks {
+        if check.ok {
+            lines.push(format!("ok    {}", check.name));
+        } else {
+            lines.push(format!("LACKS {}: {}", check.name, check.problem));
+            lines.extend(check.remedy.lines().map(|line| format!("      -> {line}")));
+        }
+    }
+    let lacking = checks.iter().filter(|check| !check.ok).count();
+    lines.push(match lacking {
+        0 => "This host can run boxes.".into(),
+        1 => "One thing is missing.".into(),
+        _ => format!("{lacking} things are missing."),
+    });
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_with_its_remedy() {
+        let check = |name, problem: &str, remedy: &str| Check {
+            name,
+            ok: problem.is_empty(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        };
+        let good = check("kernel", "", "");
+        assert_eq!(report(std::slice::from_ref(&good)), "ok    kernel\nThis host can run boxes.");
+        let bad = check("nftables", "there is no nft", "apt-get install nftables\nor so");
+        assert_eq!(
+            report(&[good, bad]),
+            "ok    kernel\nLACKS nftables: there is no nft\n      -> apt-get install nftables\n      -> or so\n\
+             One thing is missing."
+        );
+    }
+}

@@ -1,0 +1,113 @@
+use std::sync::{Arc, Mutex};
+
+use axum::extract::{Path, RawQuery};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::{Server, boxyard, run, text};
+
+const ID: &str = "current-wasp-05510";
+
+fn row(status: &str) -> Value {
+    json!({
+        "id": ID, "customer_id": format!("acc_{}", "0".repeat(26)), "name": "my-worker", "labels": ["prod", "eu"], "size": "small",
+        "runtime": "node", "status": status, "keep_alive": false, "enabled_skills": [], "total_input_tokens": 0,
+        "total_output_tokens": 0, "total_prompts": 0, "total_cpu_ns": 0, "total_compute_cost_usd": 0.0,
+        "total_token_cost_usd": 0.0, "last_activity_at": 0, "created_at": 1_700_000_000, "updated_at": 0,
+    })
+}
+
+#[test]
+fn create_sends_what_was_asked_for_and_waits_for_the_image() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let create = post(move |headers: HeaderMap, Json(body): Json<Value>| async move {
+        let key = headers["x-box-api-key"].to_str().expect("a key").to_owned();
+        seen.lock().expect("not poisoned").push((key, body));
+        Json(row("creating"))
+    });
+    let server = Server::start(Router::new().route("/v2/box", create).route(
+        "/v2/box/{id}",
+        get(|Path(id): Path<String>| async move {
+            assert_eq!(id, ID);
+            Json(row("idle"))
+        }),
+    ));
+    let arguments =
+        ["create", "--runtime", "node", "--name", "my-worker", "--label", "a", "--label", "b", "--env", "A=1=2"];
+    let (code, out, err) = run(server.boxyard(&arguments));
+    assert_eq!((code, out.as_str()), (0, "current-wasp-05510\n"), "{err}");
+    assert!(err.contains("may have to be built first"), "{err}");
+    let asked = asked.lock().expect("not poisoned").clone();
+    let body = json!({
+        "name": "my-worker", "labels": ["a", "b"], "size": null, "runtime": "node", "env_vars": {"A": "1=2"},
+    });
+    assert_eq!(asked, [("box_test".to_owned(), body)]);
+}
+
+#[test]
+fn list_prints_a_table_or_json() {
+    let list = get(|RawQuery(query): RawQuery| async move {
+        assert_eq!(query.as_deref(), Some("label=a%3Ab&status=idle"));
+        Json(json!([row("idle")]))
+    });
+    let server = Server::start(Router::new().route("/v2/box", list));
+    let (code, out, err) = run(server.boxyard(&["list", "--label", "a:b", "--status", "idle"]));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(
+        out,
+        "ID                  NAME       STATUS  SIZE   RUNTIME  MADE                  LABELS\n\
+         current-wasp-05510  my-worker  idle    small  node     2023-11-14 22:13:20Z  prod eu\n"
+    );
+    let (_, out, _) = run(server.boxyard(&["list", "--label", "a:b", "--status", "idle", "--json"]));
+    assert_eq!(serde_json::from_str::<Value>(&out).expect("JSON"), json!([row("idle")]));
+}
+
+#[test]
+fn delete_goes_on_after_one_that_fails() {
+    let delete = delete(|Path(id): Path<String>| async move {
+        if id == "gone" {
+            (StatusCode::NOT_FOUND, Json(json!({"error": "Box not found"})))
+        } else {
+            (StatusCode::OK, Json(json!({"message": "deleted"})))
+        }
+    });
+    let server = Server::start(Router::new().route("/v2/box/{id}", delete));
+    let (code, _, err) = run(server.boxyard(&["delete", "gone", ID]));
+    assert_eq!((code, err.as_str()), (1, "boxyard: gone: Box not found\n"));
+    assert_eq!(run(server.boxyard(&["delete", ID])), (0, String::new(), String::new()));
+}
+
+#[test]
+fn the_server_and_the_key_are_found_where_they_are() {
+    let list = get(|headers: HeaderMap| async move {
+        assert!(headers["x-box-api-key"] == "box_upstash" || headers["x-box-api-key"].len() == 47);
+        Json(json!([]))
+    });
+    let server = Server::start(Router::new().route("/v2/box", list));
+    let mut call = boxyard(&["list"]);
+    call.env("UPSTASH_BOX_BASE_URL", format!("{}/", server.url)).env("UPSTASH_BOX_API_KEY", "box_upstash");
+    let (code, _, err) = run(call);
+    assert_eq!(code, 0, "{err}");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let address = server.url.trim_start_matches("http://");
+    std::fs::write(folder.path().join("boxyard.toml"), format!("http = '{address}'\n")).expect("write the file");
+    let (code, _, err) = run(boxyard(&["list", "--data-dir", text(folder.path())]));
+    assert_eq!(code, 64);
+    assert!(err.contains("no API key: set BOXYARD_API_KEY"), "{err}");
+    std::fs::write(folder.path().join("first-key"), format!("box_{}\n", "x".repeat(43))).expect("write the key");
+    let (code, _, err) = run(boxyard(&["list", "--data-dir", text(folder.path())]));
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let mut call = boxyard(&["list", "--key", "box_test"]);
+    call.env("BOXYARD_URL", "http://127.0.0.1:1");
+    let (code, _, err) = run(call);
+    assert_eq!(code, 1);
+    assert!(err.starts_with("boxyard: cannot reach the server at http://127.0.0.1:1/: "), "{err}");
+}

@@ -1,0 +1,89 @@
+//! A job of a pretended box: a program, and whatever connection it has now.
+
+use std::sync::{Arc, Mutex};
+
+use boxyard_proto::wire::{Exit, Kind, OnClose};
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::lock;
+
+/// Pieces of output that may wait for the connection.
+const OUTPUT_PIECES: usize = 16;
+
+/// What a job's connection has to tell.
+#[derive(Debug)]
+pub(super) enum Told {
+    Bytes(Kind, Bytes),
+    Exit(Exit),
+}
+
+/// A job. Its program runs in a task that ends with the box.
+pub(super) struct Job {
+    /// Where output goes: the connection there is now, if there is one.
+    connection: Mutex<Option<mpsc::Sender<Told>>>,
+    exit: watch::Sender<Option<Exit>>,
+    /// TERM.
+    pub(super) term: CancellationToken,
+    /// KILL, or the end of the box.
+    pub(super) kill: CancellationToken,
+    pub(super) on_close: OnClose,
+}
+
+impl Job {
+    pub(super) fn new(on_close: OnClose, kill: CancellationToken) -> Arc<Self> {
+        let term = CancellationToken::new();
+        Arc::new(Self { connection: Mutex::new(None), exit: watch::Sender::new(None), term, kill, on_close })
+    }
+
+    /// Makes a connection the one that output goes to; the earlier one ends.
+    pub(super) fn connect(&self) -> mpsc::Receiver<Told> {
+        let (tell, told) = mpsc::channel(OUTPUT_PIECES);
+        *lock(&self.connection) = Some(tell);
+        told
+    }
+
+    /// Output, which is dropped while there is no connection.
+    pub(super) async fn say(&self, kind: Kind, bytes: Bytes) {
+        let connection = lock(&self.connection).clone();
+        if let Some(connection) = connection
+            && connection.send(Told::Bytes(kind, bytes)).await.is_err()
+        {
+            self.forget(&connection);
+        }
+    }
+
+    pub(super) async fn finish(&self, exit: Exit) {
+        self.exit.send_replace(Some(exit));
+        let connection = lock(&self.connection).clone();
+        if let Some(connection) = connection {
+            // Without a connection the end is held for whoever attaches.
+            let _ = connection.send(Told::Exit(exit)).await;
+        }
+    }
+
+    fn forget(&self, gone: &mpsc::Sender<Told>) {
+        let mut connection = lock(&self.connection);
+        if connection.as_ref().is_some_and(|current| current.same_channel(gone)) {
+            *connection = None;
+        }
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.exit().is_some() || self.kill.is_cancelled()
+    }
+
+    pub(super) async fn ended(&self) {
+        let mut exit = self.exit.subscribe();
+        tokio::select! {
+            // The sender lives as long as the job does.
+            _ = exit.wait_for(Option::is_some) => {}
+            () = self.kill.cancelled() => {}
+        }
+    }
+}

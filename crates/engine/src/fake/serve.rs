@@ -1,0 +1,197 @@
+//! The other end of a connection: what `boxyard-init` does in a real box.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use boxyard_proto::wire::{self, Exec, Exit, FailedKind, FromInit, Hello, Kind, OnClose, Parsed, ToInit};
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use super::job::{Job, Told};
+use super::programs::{self, Program};
+use super::{FakeBox, lock};
+
+/// Pieces of input that may wait for the program.
+const INPUT_PIECES: usize = 4;
+
+static PIDS: AtomicU32 = AtomicU32::new(2);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
+    let (read, mut write) = tokio::io::split(stream);
+    let mut read = Reader(read);
+    let Some((job, told, input)) = open(home, &mut read, &mut write).await else { return };
+    let listening = listen(&mut read, &job, input);
+    tokio::select! {
+        () = tell(&mut write, told) => {}
+        () = listening => {
+            if job.on_close == OnClose::End {
+                job.kill.cancel();
+            }
+        }
+    }
+}
+
+type Opened = (Arc<Job>, mpsc::Receiver<Told>, Option<mpsc::Sender<Bytes>>);
+
+async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<DuplexStream>) -> Option<Opened> {
+    send(write, &FromInit::Hello(Hello::ours())).await?;
+    loop {
+        match read.message().await? {
+            Frame::Message(ToInit::Hello(_)) => {}
+            Frame::Message(ToInit::Exec(exec)) => {
+                return match start(&home.upgrade()?, exec) {
+                    Ok(opened) => {
+                        let pid = PIDS.fetch_add(1, Ordering::Relaxed);
+                        send(write, &FromInit::Started { pid }).await?;
+                        Some(opened)
+                    }
+                    Err(message) => refuse(write, message).await,
+                };
+            }
+            Frame::Message(ToInit::Attach { job }) => {
+                let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
+                let Some(found) = found else { return refuse(write, format!("no job '{job}'")).await };
+                send(write, &FromInit::Started { pid: 2 }).await?;
+                let told = found.connect();
+                if let Some(exit) = found.exit() {
+                    send(write, &FromInit::Exit(exit)).await?;
+                    lock(&home.upgrade()?.jobs).remove(&job);
+                    return None;
+                }
+                return Some((found, told, None));
+            }
+            Frame::Message(ToInit::Signal { .. } | ToInit::End { .. }) | Frame::Data(_) => return None,
+        }
+    }
+}
+
+async fn refuse(write: &mut WriteHalf<DuplexStream>, message: String) -> Option<Opened> {
+    send(write, &FromInit::Failed { kind: FailedKind::NotFound, message }).await?;
+    None
+}
+
+fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
+    let folder = exec.folder.trim_end_matches(['/', '.']);
+    let folder = if folder.is_empty() { "/" } else { folder };
+    if !lock(&home.folders).contains(folder) {
+        return Err(format!("folder '{}' does not exist", exec.folder));
+    }
+    let job = Job::new(exec.on_close, home.ended.child_token());
+    let told = job.connect();
+    let (input, stdin) = mpsc::channel(INPUT_PIECES);
+    let input = exec.stdin.then_some(input);
+    lock(&home.jobs).insert(exec.job, Arc::clone(&job));
+    let mut env: Vec<String> = home.spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    env.extend(exec.env);
+    let program = Program {
+        home: Arc::downgrade(home),
+        gates: home.gates.clone(),
+        job: Arc::clone(&job),
+        folder: folder.to_owned(),
+        env,
+        stdin,
+    };
+    let (running, ended) = (Arc::clone(&job), home.ended.clone());
+    // Ends with the program, and with the box at the latest: then there is nobody left to tell.
+    tokio::spawn(async move {
+        let run = async {
+            let exit = programs::run(program, exec.argv).await;
+            running.finish(exit).await;
+        };
+        ended.run_until_cancelled(run).await
+    });
+    Ok((job, told, input))
+}
+
+async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Told>) {
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Bytes(kind, bytes) => {
+                if send_data(write, kind, &bytes).await.is_none() {
+                    return;
+                }
+            }
+            Told::Exit(exit) => {
+                // Either way the connection is over.
+                let _ = send(write, &FromInit::Exit(exit)).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sender<Bytes>>) {
+    while let Some(frame) = read.message().await {
+        match frame {
+            Frame::Data(bytes) if bytes.is_empty() => input = None,
+            Frame::Data(bytes) => {
+                if let Some(to) = &input
+                    && to.send(bytes).await.is_err()
+                {
+                    input = None;
+                }
+            }
+            Frame::Message(ToInit::End { grace_ms }) => {
+                job.term.cancel();
+                let job = Arc::clone(job);
+                // Ends with the job, and after the grace at the latest.
+                tokio::spawn(async move {
+                    let ended = tokio::time::timeout(Duration::from_millis(grace_ms), job.ended());
+                    if ended.await.is_err() {
+                        job.kill.cancel();
+                    }
+                });
+            }
+            Frame::Message(ToInit::Signal { signal: 9 }) => job.kill.cancel(),
+            Frame::Message(ToInit::Signal { .. }) => job.term.cancel(),
+            Frame::Message(ToInit::Hello(_) | ToInit::Exec(_) | ToInit::Attach { .. }) => return,
+        }
+    }
+}
+
+async fn send(write: &mut WriteHalf<DuplexStream>, message: &FromInit) -> Option<()> {
+    write.write_all(&wire::json_frame(message)).await.ok()
+}
+
+async fn send_data(write: &mut WriteHalf<DuplexStream>, kind: Kind, bytes: &Bytes) -> Option<()> {
+    for piece in bytes.chunks(wire::FRAME_MAX) {
+        write.write_all(&wire::header(kind, piece.len())).await.ok()?;
+        write.write_all(piece).await.ok()?;
+    }
+    Some(())
+}
+
+struct Reader(ReadHalf<DuplexStream>);
+
+enum Frame {
+    Message(ToInit),
+    Data(Bytes),
+}
+
+impl Reader {
+    async fn message(&mut self) -> Option<Frame> {
+        loop {
+            let mut header = [0; wire::HEADER_LEN];
+            self.0.read_exact(&mut header).await.ok()?;
+            let (kind, length) = wire::parse_header(header).ok()?;
+            let mut payload = vec![0; length];
+            self.0.read_exact(&mut payload).await.ok()?;
+            match kind {
+                Kind::In => return Some(Frame::Data(payload.into())),
+                Kind::Json => match wire::parse(&payload, &ToInit::KNOWN).ok()? {
+                    Parsed::Known(message) => return Some(Frame::Message(message)),
+                    Parsed::Unknown(_) => {}
+                },
+                Kind::Out | Kind::Err => return None,
+            }
+        }
+    }
+}
+
+/// What the kernel says of a process that a signal ended.
+pub(super) fn killed_by(signal: i32) -> Exit {
+    Exit { code: 128 + signal, signal: Some(signal), cpu_ns: 1_000_000, memory_peak: 1 << 20 }
+}

@@ -1,0 +1,137 @@
+//! Emptying groups: the death of a box.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use boxyard_proto::BoxId;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use super::limits::set_if_there;
+use super::{Cgroups, is_gone, remove_folder};
+
+/// How long killed processes may take to be gone. Only a process that is stuck in the kernel takes longer than a moment.
+const DEATH_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Cgroups {
+    /// Kills every process of the box and tells the kernel only: returns before they are gone. For places that cannot wait.
+    pub(in crate::local) fn kill_now(&self, id: &BoxId) -> io::Result<()> {
+        match set_if_there(&self.tree.join(id.as_str()).join("cgroup.kill"), "1") {
+            Err(error) if !is_gone(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the box has no process. A box without a group has none.
+    ///
+    /// # Errors
+    /// Processes did not go within half a minute.
+    pub(in crate::local) async fn emptied(&self, id: &BoxId) -> io::Result<()> {
+        wait_empty(&self.tree.join(id.as_str())).await
+    }
+
+    /// Kills every process of the box, waits until they are gone and removes its groups. Does nothing for a box without groups.
+    ///
+    /// # Errors
+    /// Processes did not go within half a minute, or a group cannot be removed.
+    pub(in crate::local) async fn clear(&self, id: &BoxId) -> io::Result<()> {
+        self.kill_now(id)?;
+        self.emptied(id).await?;
+        remove_tree(&self.tree.join(id.as_str()))?;
+        for base in self.v1_folders() {
+            let group = base.join(id.as_str());
+            match remove_folder(&group) {
+                // A process that is in no v2 group of ours: a launcher was ended before it had placed PID 1 everywhere.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    kill_members(&group).await?;
+                    remove_folder(&group)?;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until no process is left in `group` or below. The kernel says when: `cgroup.events` becomes readable out of band.
+async fn wait_empty(group: &Path) -> io::Result<()> {
+    let file = match fs::File::open(group.join("cgroup.events")) {
+        Ok(file) => file,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let wait = async {
+        let events = watch(file.into(), Interest::PRIORITY)?;
+        loop {
+            let mut text = [0; 256];
+            let length = match rustix::io::pread(events.get_ref(), &mut text, 0) {
+                Err(Errno::NODEV) => return Ok(()),
+                read => read?,
+            };
+            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == "populated 0") {
+                return Ok(());
+            }
+            // Cleared before the next read, so that a change in between is not lost.
+            events.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    };
+    timeout(DEATH_DEADLINE, wait).await.map_err(|_| io::Error::other("processes do not end"))?
+}
+
+#[expect(
+    deprecated,
+    reason = "the new constructor is unsafe for types whose descriptor may change; an OwnedFd's does not"
+)]
+fn watch(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(file, interest)
+}
+
+/// Removes a group and all below it, which box and launcher made: leaves first. Depth and number are limited when a box is made.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(group) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    remove_folder(group)
+}
+
+/// Kills the processes of a v1 group one by one and waits for each.
+async fn kill_members(group: &Path) -> io::Result<()> {
+    let list = group.join("cgroup.procs");
+    let members = |text: &str| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>();
+    // New ones can appear while we go through the list; each round leaves fewer that could make them.
+    for _ in 0..64 {
+        let pids = members(&fs::read_to_string(&list)?);
+        if pids.is_empty() {
+            return Ok(());
+        }
+        for pid in pids {
+            let Some(name) = Pid::from_raw(pid) else { continue };
+            let Ok(process) = pidfd_open(name, PidfdFlags::NONBLOCK) else { continue };
+            // The number may have passed to another process before it was opened, but not after.
+            if members(&fs::read_to_string(&list)?).contains(&pid) {
+                // It may have ended by itself; the wait tells.
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+                let ended = watch(process, Interest::READABLE)?;
+                match timeout(DEATH_DEADLINE, ended.readable()).await {
+                    Ok(ready) => drop(ready?),
+                    Err(_) => return Err(io::Error::other("processes do not end")),
+                }
+            }
+        }
+    }
+    Err(io::Error::other("processes come back faster than they end"))
+}

@@ -1,0 +1,187 @@
+//! Making a box.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Instant;
+
+use boxyard_proto::BoxId;
+use boxyard_proto::launch::{File, Launch, Network};
+
+use super::LocalEngine;
+use super::launcher::Waiting;
+use super::record::Record;
+use crate::images::Image;
+use crate::{BoxSpec, EngineError, ErrorKind, Limits};
+
+/// Open files of one process in a box.
+const OPEN_FILES: u64 = 65_536;
+
+/// The variables of every process, unless image or box say otherwise.
+const ENV: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
+
+/// What a launch needs besides the box's slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) id: &'a BoxId,
+    pub(super) slot: u32,
+    pub(super) limits: &'a Limits,
+    pub(super) layers: &'a [std::path::PathBuf],
+    pub(super) upper: &'a Path,
+    pub(super) work: &'a Path,
+}
+
+impl LocalEngine {
+    /// Makes and starts the box, or finishes an attempt that was broken off. Whatever its writable layer holds already is kept, and the
+    /// layers below it too.
+    pub(super) async fn make(&self, spec: &BoxSpec) -> Result<(), EngineError> {
+        let dir = self.host.instance.of(&spec.id);
+        let earlier = Record::read(&dir).map_err(broken("reading the box's record"))?;
+        if earlier.is_some() || self.host.slots().get(&spec.id).is_some() {
+            let looking = "looking at the box";
+            let broken_off = self.host.launcher.settle(&spec.id).await.map_err(broken(looking))?;
+            if !broken_off && self.host.is_running(&spec.id).await.map_err(broken(looking))? {
+                return Ok(());
+            }
+            self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
+        }
+        let (layers, image_env) = match earlier {
+            Some(record) => (record.layers, record.image_env),
+            None => {
+                let image = self.image(&spec.image).await?;
+                (image.layers, image.env)
+            }
+        };
+        let record = Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, layers, image_env };
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let plan = Plan {
+            id: &spec.id,
+            slot: record.slot,
+            limits: &spec.limits,
+            layers: &record.layers,
+            upper: &upper,
+            work: &work,
+        };
+        // The program starts while the box's folders are made.
+        let begun = Instant::now();
+        let waiting = self.host.launcher.start(&spec.id).await?;
+        let started = begun.elapsed();
+        make_folders(&dir, &upper, &work).map_err(broken("making the box's folder"))?;
+        record.write(&dir).map_err(broken("writing the box's record"))?;
+        tracing::debug!(id = %spec.id, ?started, recorded = ?begun.elapsed() - started, "launcher started");
+        let env = environment(&record.image_env, &spec.env);
+        self.launch(waiting, plan, env).await
+    }
+
+    /// The image `name`, built where it is missing.
+    async fn image(&self, name: &str) -> Result<Image, EngineError> {
+        match self.images.find(name)? {
+            Some(image) => Ok(image),
+            None => self.images.ensure(name, self).await,
+        }
+    }
+
+    /// The slot of the box, a new one if it has none.
+    pub(super) fn take_slot(&self, id: &BoxId) -> Result<u32, EngineError> {
+        let slot = self.host.slots().take(id);
+        slot.ok_or_else(|| EngineError::new(ErrorKind::Exhausted, "finding room for one more box on this host"))
+    }
+
+    /// Limits the box and has it made by `waiting`. On failure nothing of it runs.
+    pub(super) async fn launch(
+        &self,
+        waiting: Waiting<'_>,
+        plan: Plan<'_>,
+        env: Vec<String>,
+    ) -> Result<(), EngineError> {
+        let launched = self.try_launch(waiting, plan, env).await;
+        if launched.is_err()
+            && let Err(error) = self.host.end(plan.id).await
+        {
+            tracing::warn!(id = %plan.id, %error, "cleaning up after a launch that failed");
+        }
+        launched
+    }
+
+    async fn try_launch(&self, waiting: Waiting<'_>, plan: Plan<'_>, env: Vec<String>) -> Result<(), EngineError> {
+        let begun = Instant::now();
+        let group = self.host.cgroups.make(plan.id, plan.limits).map_err(broken("making the box's cgroups"))?;
+        self.host.free_link(plan.slot).await.map_err(broken("removing an earlier box's link"))?;
+        let Some(network) = self.network.of(plan.slot) else {
+            return Err(EngineError::new(ErrorKind::Exhausted, "finding an address for the box"));
+        };
+        let launch = Launch {
+            id: plan.id.clone(),
+            uid_start: self.host.uid_start(plan.slot),
+            layers: plan.layers.to_vec(),
+            upper: plan.upper.to_owned(),
+            work: plan.work.to_owned(),
+            socket: self.host.instance.socket(plan.id),
+            cgroup: group.v2,
+            cgroups_v1: group.v1,
+            controllers: group.controllers,
+            files: files(plan.id, &network),
+            network: Some(network),
+            env,
+            open_files: OPEN_FILES,
+        };
+        let grouped = begun.elapsed();
+        let pid = waiting.launch(&launch).await?;
+        tracing::debug!(id = %plan.id, pid, ?grouped, launched = ?begun.elapsed() - grouped, "box runs");
+        Ok(())
+    }
+}
+
+pub(super) fn broken<E>(doing: &'static str) -> impl FnOnce(E) -> EngineError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |error| EngineError::broken(doing, error)
+}
+
+/// Makes the folders of a box. What overlay shows as the root of the box has the mode of `upper`.
+fn make_folders(dir: &Path, upper: &Path, work: &Path) -> io::Result<()> {
+    for (path, mode) in [(dir, 0o700), (upper, 0o755), (work, 0o755)] {
+        match fs::DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+    }
+    Ok(())
+}
+
+/// The base environment; later ones win.
+pub(super) fn environment(image: &BTreeMap<String, String>, own: &BTreeMap<String, String>) -> Vec<String> {
+    let base = ENV.map(|(name, value)| (name, value));
+    let texts = |map| BTreeMap::iter(map).map(|(name, value): (&String, &String)| (name.as_str(), value.as_str()));
+    let merged: BTreeMap<&str, &str> = base.into_iter().chain(texts(image)).chain(texts(own)).collect();
+    merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// What a box must know about its place in the network.
+fn files(id: &BoxId, network: &Network) -> Vec<File> {
+    let file = |path: &str, content: String| File { path: path.into(), content, mode: 0o644 };
+    vec![
+        file("/etc/resolv.conf", format!("nameserver {}\n", network.gateway)),
+        file("/etc/hosts", format!("127.0.0.1 localhost\n{} {id}\n", network.address)),
+        file("/etc/hostname", format!("{id}\n")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boxes_own_variables_win_over_the_images_and_those_over_ours() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let env = environment(&map(&[("LANG", "C"), ("A", "image"), ("B", "image")]), &map(&[("A", "box")]));
+        assert_eq!(env[..3], ["A=box", "B=image", "LANG=C"]);
+        assert!(env[3].starts_with("PATH=/usr/local/sbin:"));
+    }
+}

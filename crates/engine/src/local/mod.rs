@@ -1,0 +1,235 @@
+//! The engine of this host: namespaces, overlay and cgroups, made by `boxyard-init launch`.
+//!
+//! ```text
+//!   create: slot ─▶ record, folders ─▶ cgroups ─▶ boxyard-init launch ─▶ socket accepts
+//!                   (boxyard-init starts meanwhile)
+//!   remove: cgroup.kill ─▶ groups, link, socket ─▶ folder into the trash ─▶ slot
+//! ```
+//!
+//! A box depends on nothing of this process: it goes on when the server ends, and a new server finds it by its folder, its group and
+//! its socket. A box's record is written before anything else of it exists and is the last to go, so whatever is broken off in
+//! between is found by `observe` and finished by `create` or `remove`.
+//!
+//! Everything that an instance makes on the host carries its tag, so that several can be there at once: the groups and the firewall's
+//! table `boxyard[-_]<tag>`, the links `by<tag>-<slot>`, the sockets in `/run/boxyard-<tag>`. Two instances need two network ranges;
+//! give them two ranges of uids as well.
+
+mod cgroup;
+mod cidr;
+mod create;
+mod doctor;
+mod host;
+mod instance;
+mod launcher;
+mod layer;
+mod network;
+mod observe;
+mod open;
+mod record;
+mod remove;
+mod slots;
+mod trash;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use boxyard_proto::{BoxId, SnapshotId};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+pub use self::cidr::{Cidr, InvalidCidr};
+pub use self::doctor::{Check, check_host};
+use self::host::Host;
+use self::network::Network;
+use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
+use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Saved, Usage};
+
+/// How long a box may leave a connection waiting when its queue of connections is full.
+const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How a [`LocalEngine`] is set up.
+#[derive(Debug, Clone)]
+pub struct LocalConfig {
+    /// Where boxes and images lie. Made root's alone.
+    pub data_dir: PathBuf,
+    /// The program `boxyard-init`.
+    pub init: PathBuf,
+    /// Addresses for boxes; the first that can be used is the host's, as boxes see it.
+    pub network_range: Cidr,
+    /// Ranges closed to boxes besides those that are closed always.
+    pub network_deny: Vec<Cidr>,
+    /// Ranges open to boxes though they are private. What `network_deny` holds stays closed.
+    pub network_allow: Vec<Cidr>,
+    /// First of the host's uids for boxes; each takes 65,536.
+    pub uid_start: u32,
+    /// Boxes at once, at most. Fewer if addresses or uids run out first.
+    pub boxes_max: u32,
+    /// How images are made.
+    pub images: ImagesConfig,
+    /// Who resolves names for boxes; empty for whom the host itself asks.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// Names that the boxes' name server answers by itself, in lower case and without a dot at the end.
+    pub dns_hosts: BTreeMap<String, Ipv4Addr>,
+}
+
+impl LocalConfig {
+    /// The defaults: addresses of 198.18.0.0/15, which ordinary networks do not use, and uids that systemd leaves alone.
+    pub fn new(data_dir: PathBuf, init: PathBuf, images: ImagesConfig) -> Self {
+        Self {
+            data_dir,
+            init,
+            network_range: Cidr::new(Ipv4Addr::new(198, 18, 0, 0), 15),
+            network_deny: Vec::new(),
+            network_allow: Vec::new(),
+            uid_start: 0x7000_0000,
+            boxes_max: 4094,
+            images,
+            dns_upstreams: Vec::new(),
+            dns_hosts: BTreeMap::new(),
+        }
+    }
+}
+
+/// Boxes on this host. See the [module](self).
+///
+/// Dropping it ends its background tasks and leaves boxes as they are.
+#[derive(Debug)]
+pub struct LocalEngine {
+    host: Arc<Host>,
+    network: Network,
+    images: Box<dyn ImageSource>,
+    tasks: TaskTracker,
+    _sweeper: AbortOnDropHandle<()>,
+}
+
+/// Where images come from.
+#[async_trait]
+trait ImageSource: Send + Sync + std::fmt::Debug {
+    /// The image if it is built.
+    fn find(&self, name: &str) -> Result<Option<Image>, EngineError>;
+
+    /// The image, built first where it is missing.
+    async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
+
+    /// What builds are doing.
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
+}
+
+#[async_trait]
+impl ImageSource for Images {
+    fn find(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        Self::find(self, name)
+    }
+
+    async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError> {
+        Self::ensure(self, name, runner).await
+    }
+
+    fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        Self::progress(self)
+    }
+}
+
+impl LocalEngine {
+    /// The image `name`, built first where it is missing, which may take minutes.
+    ///
+    /// # Errors
+    /// There is no such image, or it cannot be built.
+    pub async fn build_image(&self, name: &str) -> Result<Image, EngineError> {
+        self.images.ensure(name, self).await
+    }
+
+    /// What builds of images are doing: `None` while there are none.
+    pub fn build_progress(&self) -> watch::Receiver<Option<BuildProgress>> {
+        self.images.progress()
+    }
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {
+        self.make(spec).await.map_err(|error| error.about(&spec.id))
+    }
+
+    async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError> {
+        let path = self.host.instance.socket(id);
+        let connected = match UnixStream::connect(&path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => connect_patiently(path).await,
+            connected => connected,
+        };
+        match connected {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                let is = |kinds: &[io::ErrorKind]| kinds.contains(&error.kind());
+                let kind = if is(&[io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]) {
+                    ErrorKind::NotFound
+                } else if is(&[io::ErrorKind::WouldBlock]) {
+                    ErrorKind::Exhausted
+                } else {
+                    ErrorKind::Broken
+                };
+                Err(EngineError { kind, ..EngineError::broken("connecting to the box", error) }.about(id))
+            }
+        }
+    }
+
+    async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, "pausing the box").about(id))
+    }
+
+    async fn resume(&self, id: &BoxId) -> Result<(), EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, "resuming the box").about(id))
+    }
+
+    async fn save(&self, id: &BoxId, _into: &SnapshotId) -> Result<Saved, EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, "saving the box").about(id))
+    }
+
+    async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.unmake(id).await.map_err(|error| error.about(id))
+    }
+
+    async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        self.look().await
+    }
+
+    async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {
+        match self.host.cgroups.usage(id) {
+            Ok(Some(usage)) => Ok(usage),
+            Ok(None) => Err(EngineError::new(ErrorKind::NotFound, "reading what the box uses").about(id)),
+            Err(error) => Err(EngineError::broken("reading what the box uses", error).about(id)),
+        }
+    }
+}
+
+/// Connects to a socket whose queue is full: such a connect either fails at once or blocks its thread.
+async fn connect_patiently(path: PathBuf) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let connected = tokio::task::spawn_blocking(move || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&socket, Timeout::Send, Some(ACCEPT_DEADLINE))?;
+        connect(&socket, &SocketAddrUnix::new(&path)?)?;
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true)?;
+        Ok::<_, io::Error>(stream)
+    });
+    UnixStream::from_std(connected.await.map_err(io::Error::other)??)
+}
+
+#[cfg(test)]
+mod tests;

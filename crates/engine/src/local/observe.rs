@@ -1,0 +1,57 @@
+//! Looking at what is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use boxyard_proto::BoxId;
+
+use super::LocalEngine;
+use super::create::broken;
+use super::host::Host;
+use super::record::Record;
+use crate::{EngineError, Observed, ObservedState};
+
+impl LocalEngine {
+    /// Every box of which there is a folder, a group or a socket.
+    pub(super) async fn look(&self) -> Result<Vec<Observed>, EngineError> {
+        let looking = "looking for boxes";
+        let mut ids = self.host.known().map_err(broken(looking))?;
+        for build in self.host.builds().iter() {
+            ids.remove(build);
+        }
+        let mut observed = Vec::with_capacity(ids.len());
+        for id in ids {
+            let state = self.host.state(&id).await.map_err(broken(looking))?;
+            observed.push(Observed { id, state });
+        }
+        Ok(observed)
+    }
+}
+
+impl Host {
+    /// Every id under which anything exists here.
+    pub(super) fn known(&self) -> io::Result<BTreeSet<BoxId>> {
+        let mut names = self.cgroups.names()?;
+        names.extend(entries(&self.instance.boxes())?);
+        let sockets = entries(self.instance.run())?;
+        names.extend(sockets.into_iter().filter_map(|name| Some(name.strip_suffix(".sock")?.to_owned())));
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    async fn state(&self, id: &BoxId) -> io::Result<ObservedState> {
+        let dir = self.instance.of(id);
+        // A record that cannot be read is as good as none; the box's removal is what is left.
+        let recorded = matches!(Record::read(&dir), Ok(Some(_)));
+        Ok(match recorded && dir.join("upper").is_dir() {
+            true if self.is_running(id).await? => ObservedState::Running,
+            true => ObservedState::Stopped,
+            false => ObservedState::Partial,
+        })
+    }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}

@@ -1,0 +1,18 @@
+//! Removing a box.
+
+use boxyard_proto::BoxId;
+
+use super::LocalEngine;
+use super::create::broken;
+use crate::EngineError;
+
+impl LocalEngine {
+    /// Ends the box and removes all of it. Its files are out of the way when this returns and deleted soon after; the record goes with
+    /// them, as the last thing, so that a removal that was broken off is seen and finished.
+    pub(super) async fn unmake(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.host.end(id).await.map_err(broken("ending the box"))?;
+        self.host.trash.throw(&self.host.instance.of(id)).map_err(broken("throwing the box's files away"))?;
+        self.host.slots().give_back(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! Real boxes on this machine. They need root, `nft`, `mmdebstrap` and a built `boxyard-init`, and fail where one is missing.
+
+mod doctor;
+mod isolation;
+mod layers;
+mod life;
+mod limits;
+mod network;
+mod yard;

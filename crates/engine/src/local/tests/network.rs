@@ -1,0 +1,173 @@
+//! What a box reaches, and what it does not.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::yard::Yard;
+use boxyard_proto::BoxId;
+
+/// Answers "open" to whoever connects.
+async fn service(address: SocketAddr) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(b"open").await;
+        }
+    });
+    (address, AbortOnDropHandle::new(task))
+}
+
+impl Yard {
+    /// What a connection from the box to `address` brings: what is said there, or the name of the error.
+    async fn dial(&self, id: &BoxId, address: &str, port: u16) -> String {
+        let script = format!(
+            "import socket\ntry:\n  print(socket.create_connection((\"{address}\", {port}), timeout=1).recv(9).decode())\n\
+             except OSError as error:\n  print(type(error).__name__)"
+        );
+        self.sh(id, &format!("python3 -c '{script}'")).await.out.trim().to_owned()
+    }
+
+    async fn address(&self, id: &BoxId) -> String {
+        self.sh(id, "ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'").await.out.trim().to_owned()
+    }
+}
+
+/// The host's own addresses, all of them.
+fn host_addresses() -> Vec<Ipv4Addr> {
+    let output = std::process::Command::new("ip").args(["-4", "-o", "addr"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok());
+    addresses.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_services_do_not_answer() {
+    let yard = Yard::open().await;
+    let id = yard.make().await;
+    let (service, _task) = service(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))).await;
+    let addresses = host_addresses();
+    assert!(addresses.len() >= 3, "loopback, an uplink and a gateway: {addresses:?}");
+    for address in addresses.iter().filter(|address| !address.is_loopback()) {
+        assert_eq!(yard.dial(&id, &address.to_string(), service.port()).await, "TimeoutError", "{address}");
+    }
+    assert_eq!(yard.dial(&id, "127.0.0.1", service.port()).await, "ConnectionRefusedError", "the box's own loopback");
+    let gateway = yard.config.network_range.address(1).unwrap();
+    assert_eq!(yard.sh(&id, &format!("ping -c 1 -W 2 {gateway}")).await.code, 0);
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_boxes_do_not_answer_and_the_host_can_reach_them() {
+    let yard = Yard::open().await;
+    let (one, two) = (yard.make().await, yard.make().await);
+    let serve = "import socket\ns = socket.create_server((\"0.0.0.0\", 4000))\nprint(\"ready\", flush=True)\nwhile True:\n  c = s.accept()[0]; c.send(b\"open\"); c.close()";
+    yard.sh(&two, &format!("mkfifo /tmp/f; (setsid python3 -c '{serve}' > /tmp/f 2>&1 &); head -1 /tmp/f")).await;
+    let address = yard.address(&two).await;
+    assert_eq!(yard.dial(&two, &address, 4000).await, "open", "from inside");
+    assert_eq!(yard.dial(&one, &address, 4000).await, "TimeoutError", "from the other box");
+    let mut stream = tokio::net::TcpStream::connect(format!("{address}:4000")).await.unwrap();
+    let mut said = [0; 4];
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut said).await.unwrap();
+    assert_eq!(&said, b"open", "from the host");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_and_special_addresses_do_not_answer() {
+    let yard = Yard::open().await;
+    let id = yard.make().await;
+    for address in ["10.255.255.53", "169.254.169.254", "172.17.0.1", "192.168.1.1", "100.64.0.1", "198.19.255.254"] {
+        let said = yard.dial(&id, address, 53).await;
+        assert_eq!(said, "TimeoutError", "{address}");
+    }
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_cannot_pretend_to_be_another() {
+    let yard = Yard::open().await;
+    let (liar, victim) = (yard.make().await, yard.make().await);
+    let gateway = yard.config.network_range.address(1).unwrap();
+    let stranger = yard.address(&victim).await;
+    // Its root has no say over its interface,
+    let change = yard.sh(&liar, &format!("ip addr add {stranger}/32 dev eth0")).await;
+    assert_ne!(change.code, 0, "{change:?}");
+    // but can write any source address into a packet. The name server would answer to the victim.
+    let forge = format!(
+        "import socket,struct\n\
+         name = b\"\\x09localhost\\x00\"\n\
+         query = struct.pack(\"!6H\", 7, 0x100, 1, 0, 0, 0) + name + struct.pack(\"!2H\", 1, 1)\n\
+         udp = struct.pack(\"!4H\", 5353, 53, 8 + len(query), 0) + query\n\
+         def packet(source): return struct.pack(\"!BBHHHBBH4s4s\", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton(\"{gateway}\")) + udp\n\
+         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)\n\
+         own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         own.bind((\"0.0.0.0\", 5353)); own.settimeout(20)\n\
+         for _ in range(20): raw.sendto(packet(\"{stranger}\"), (\"{gateway}\", 0))\n\
+         raw.sendto(packet(\"{}\"), (\"{gateway}\", 0))\n\
+         print(own.recv(2)[1])",
+        yard.address(&liar).await
+    );
+    let received = "cat /sys/class/net/eth0/statistics/rx_packets";
+    let before = yard.sh(&victim, received).await.out;
+    // The last packet has the right address and is answered, which shows that the others would have been.
+    let forged = yard.sh(&liar, &format!("python3 -c '{forge}'")).await;
+    assert_eq!(forged.out, "7\n", "{forged:?}");
+    assert_eq!(yard.sh(&victim, received).await.out, before);
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_has_only_its_share_of_the_hosts_connections() {
+    let yard = Yard::open().await;
+    let (greedy, other) = (yard.make().await, yard.make().await);
+    let count = || -> u64 {
+        let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        text.trim().parse().unwrap()
+    };
+    let before = count();
+    let send = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nfor n in range(9000): s.sendto(b\"x\", (\"203.0.113.99\", 1 + n))";
+    yard.sh(&greedy, &format!("python3 -c '{send}'")).await;
+    let made = count().saturating_sub(before);
+    assert!((3000..=4500).contains(&made), "{made}: 4096 and what else happens on this machine");
+    // Others notice nothing.
+    assert_eq!(yard.sh(&other, "apt-get update -q > /dev/null; echo $?").await.out, "0\n");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_resolve_and_packages_install() {
+    let hosts = BTreeMap::from([("site.test".to_owned(), Ipv4Addr::new(203, 0, 113, 99))]);
+    let yard = Yard::open_with(|config| config.dns_hosts = hosts).await;
+    let id = yard.make().await;
+    assert_eq!(yard.sh(&id, "getent ahostsv4 site.test | head -1 | cut -d' ' -f1").await.out, "203.0.113.99\n");
+    let installed = yard
+        .sh(&id, "apt-get update -q && apt-get install -qy --no-install-recommends jq && echo '{\"a\":7}' | jq .a")
+        .await;
+    assert!(installed.code == 0 && installed.out.ends_with("\n7\n"), "{installed:?}");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_cannot_share_a_range() {
+    let yard = Yard::open().await;
+    let range = yard.config.network_range;
+    let data = tempfile::tempdir().unwrap();
+    let mut config = crate::local::LocalConfig::new(
+        data.path().join("data"),
+        yard.config.init.clone(),
+        crate::images::ImagesConfig::default(),
+    );
+    config.network_range = range;
+    let error = crate::local::LocalEngine::open(config).await.unwrap_err();
+    let text = super::yard::explain(error);
+    assert!(text.contains("give this one another network range"), "{text}");
+    let id = yard.make().await;
+    assert_eq!(yard.sh(&id, "echo unharmed").await.out, "unharmed\n");
+    yard.close().await;
+}

@@ -1,0 +1,324 @@
+//! A job under way: one task that moves its bytes, signals it, waits for its end and tells of it.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use boxyard_proto::wire::{Exec, Exit, FromInit, OnClose, ToInit};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
+
+use super::cgroup::Leaf;
+use super::connection::{Connection, Incoming};
+use super::jobs::Jobs;
+use super::output::Output;
+use super::stdin::Stdin;
+use super::tree;
+use crate::sys::Ended;
+
+/// Between TERM and KILL for a job whose connection has closed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Between TERM and KILL at most.
+const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the output of what a job left running must be quiet before the job counts as over.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// How long a job's end is held back for such output at most.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A job's process and all that belongs to it.
+#[derive(Debug)]
+pub struct Job {
+    /// Its cgroup, where there are cgroups.
+    pub leaf: Option<Leaf>,
+    name: String,
+    pid: u32,
+    on_close: OnClose,
+    ended: oneshot::Receiver<Ended>,
+    stdin: Stdin,
+    outputs: [Output; 2],
+}
+
+impl Job {
+    /// The job of the process `pid`, which has just been made.
+    pub fn new(exec: &Exec, pid: u32, ended: oneshot::Receiver<Ended>, stdin: Stdin, outputs: [Output; 2]) -> Self {
+        Self { leaf: None, name: exec.job.clone(), pid, on_close: exec.on_close, ended, stdin, outputs }
+    }
+
+    /// Forgets a job whose process never became its program and has ended, or is about to.
+    pub async fn abandon(self, jobs: &Jobs) {
+        // It always comes; and a job that cannot be waited for can be forgotten as well.
+        let _ = self.ended.await;
+        jobs.close_door(&self.name);
+        jobs.retire(self.leaf.as_ref());
+    }
+
+    /// Sees the job through to its end.
+    pub async fn run(self, connection: Connection, jobs: &Rc<Jobs>) {
+        let comers = (self.on_close == OnClose::Keep).then(|| jobs.open_door(&self.name));
+        let mut course = Course { job: self, connection: None, comers, ending: None };
+        course.take_over(connection);
+        let ended = course.until_over(jobs).await;
+        course.finish(ended, jobs).await;
+    }
+
+    fn signal(&self, signal: i32) {
+        match &self.leaf {
+            Some(leaf) => leaf.signal(signal),
+            None => tree::signal(self.pid, signal),
+        }
+    }
+
+    /// Ends every process of it at once.
+    pub fn kill(&self) {
+        match &self.leaf {
+            Some(leaf) => leaf.kill(),
+            None => tree::signal(self.pid, libc::SIGKILL),
+        }
+    }
+}
+
+/// A job and who follows it.
+struct Course {
+    job: Job,
+    connection: Option<Connection>,
+    /// Connections that take the job over.
+    comers: Option<mpsc::Receiver<Connection>>,
+    /// When what is left of the process tree is killed.
+    ending: Option<Instant>,
+}
+
+/// The first process has ended; its output may not have.
+struct Closing {
+    ended: Ended,
+    /// The job is over at this time if nothing is heard of it.
+    quiet: Instant,
+    /// And at this one whatever is heard.
+    latest: Instant,
+}
+
+impl Course {
+    /// Moves bytes and messages until the job has ended and its output is complete, or has been waited for long enough.
+    async fn until_over(&mut self, jobs: &Jobs) -> Ended {
+        let scratch = jobs.scratch();
+        let mut closing: Option<Closing> = None;
+        loop {
+            if let Some(Err(_)) = self.connection.as_mut().map(Connection::flush) {
+                self.lose_connection();
+            }
+            if let Some(closing) = &closing
+                && !self.job.outputs.iter().any(Output::is_open)
+            {
+                return closing.ended;
+            }
+            let pending = self.connection.as_ref().is_some_and(Connection::is_pending);
+            let full = self.job.stdin.is_full();
+            let [out, err] = &self.job.outputs;
+            let moved = tokio::select! {
+                ended = &mut self.job.ended, if closing.is_none() => {
+                    let now = Instant::now();
+                    // The reaper knows every child, so it never drops the other end; if it did, waiting on would be for ever.
+                    let ended = ended.unwrap_or(Ended { pid: 0, code: 255, signal: None, cpu_ns: 0, memory_peak: 0 });
+                    closing = Some(Closing { ended, quiet: now + QUIET, latest: now + PATIENCE });
+                    self.job.outputs.iter_mut().for_each(Output::note_owed);
+                    continue;
+                }
+                comer = next_comer(&mut self.comers) => {
+                    self.take_over(comer);
+                    continue;
+                }
+                readable = when(self.connection.as_ref().filter(|_| !full), Connection::readable) => {
+                    if readable.is_err() || self.hear().is_err() {
+                        self.lose_connection();
+                    }
+                    continue;
+                }
+                // A job that reads nothing more must still end when its client goes.
+                () = when(self.connection.as_ref().filter(|_| full && self.job.on_close == OnClose::End), Connection::closed) => {
+                    self.lose_connection();
+                    continue;
+                }
+                writable = when(self.connection.as_ref().filter(|_| pending), Connection::writable) => {
+                    if writable.is_err() {
+                        self.lose_connection();
+                    }
+                    continue;
+                }
+                () = self.job.stdin.writable(), if self.job.stdin.is_waiting() => {
+                    self.job.stdin.write();
+                    continue;
+                }
+                () = at(self.ending) => {
+                    self.job.kill();
+                    self.ending = None;
+                    continue;
+                }
+                () = at(closing.as_ref().map(|closing| closing.quiet.min(closing.latest))), if !pending => {
+                    match &mut closing {
+                        Some(closing) if self.job.outputs.iter().all(Output::is_settled) => return closing.ended,
+                        Some(closing) => {
+                            let now = Instant::now();
+                            (closing.quiet, closing.latest) = (now + QUIET, now + PATIENCE);
+                        }
+                        None => {}
+                    }
+                    continue;
+                }
+                () = out.readable(), if !pending => 0,
+                () = err.readable(), if !pending => 1,
+            };
+            match self.job.outputs[moved].pump(&scratch, self.connection.as_mut()) {
+                Ok(true) => {
+                    if let Some(closing) = &mut closing {
+                        closing.quiet = Instant::now() + QUIET;
+                    }
+                }
+                Ok(false) => {}
+                Err(_) => self.lose_connection(),
+            }
+        }
+    }
+
+    /// Reads what the other side says and does it.
+    fn hear(&mut self) -> io::Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        match connection.fill() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            filled => filled.and_then(|()| self.heed()),
+        }
+    }
+
+    /// Does what the other side has said.
+    fn heed(&mut self) -> io::Result<()> {
+        while let Some(connection) = &mut self.connection {
+            let Some(incoming) = connection.cut()? else { break };
+            match incoming {
+                Incoming::Input(bytes) => self.job.stdin.push(&bytes),
+                Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
+                Incoming::Message(ToInit::Hello(_)) => {}
+                Incoming::Message(ToInit::Signal { signal }) => {
+                    if (1..=64).contains(&signal) {
+                        self.job.signal(signal);
+                    }
+                }
+                Incoming::Message(ToInit::End { grace_ms }) => self.end(Duration::from_millis(grace_ms)),
+                Incoming::Message(ToInit::Exec(_) | ToInit::Attach { .. }) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a second job on one connection"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks every process of the job to end, and sees to it after `grace`.
+    fn end(&mut self, grace: Duration) {
+        if grace.is_zero() {
+            self.ending = None;
+            self.job.kill();
+            return;
+        }
+        let at = Instant::now() + grace.min(GRACE_MAX);
+        match self.ending {
+            // Asked already: only the time can become shorter.
+            Some(earlier) => self.ending = Some(earlier.min(at)),
+            None => {
+                self.ending = Some(at);
+                self.job.signal(libc::SIGTERM);
+                // A stopped process hears of it only when it goes on.
+                self.job.signal(libc::SIGCONT);
+            }
+        }
+    }
+
+    fn lose_connection(&mut self) {
+        self.connection = None;
+        self.job.stdin.end();
+        if self.job.on_close == OnClose::End && self.ending.is_none() {
+            self.end(GRACE);
+        }
+    }
+
+    /// Makes `comer` the connection of this job, and does what it may have said already.
+    fn take_over(&mut self, mut comer: Connection) {
+        comer.say(&FromInit::Started { pid: self.job.pid });
+        self.connection = Some(comer);
+        if self.heed().is_err() {
+            self.lose_connection();
+        }
+    }
+
+    /// Tells how the job ended and lets go of what it left running.
+    async fn finish(mut self, ended: Ended, jobs: &Rc<Jobs>) {
+        let leaf = self.job.leaf.as_ref();
+        let exit = Exit {
+            code: ended.code,
+            signal: ended.signal,
+            cpu_ns: leaf.and_then(Leaf::cpu_ns).unwrap_or(ended.cpu_ns),
+            memory_peak: leaf.and_then(Leaf::memory_peak).unwrap_or(ended.memory_peak),
+        };
+        let Job { name, pid, on_close, .. } = &self.job;
+        let keep = *on_close == OnClose::Keep;
+        if keep {
+            jobs.keep_result(name, *pid, exit);
+        }
+        jobs.close_door(name);
+        if let Some(comer) = self.comers.take().and_then(|mut comers| comers.try_recv().ok()) {
+            self.take_over(comer);
+        }
+        let (name, connection) = (self.job.name.clone(), self.connection.take());
+        self.let_go(jobs);
+        if let Some(mut connection) = connection {
+            connection.say(&FromInit::Exit(exit));
+            if connection.deliver().await && keep {
+                jobs.forget_result(&name);
+            }
+        }
+    }
+
+    /// Leaves the rest of the process tree alone, except that it still ends where that was asked for.
+    fn let_go(self, jobs: &Rc<Jobs>) {
+        let Self { mut job, ending, .. } = self;
+        for output in job.outputs.into_iter().filter(Output::is_open) {
+            let scratch = jobs.scratch();
+            spawn_local(async move { output.discard(&scratch).await });
+        }
+        job.outputs = [Output::closed(), Output::closed()];
+        let gone = jobs.retire(job.leaf.as_ref());
+        if let (Some(at), false) = (ending, gone) {
+            spawn_local(async move {
+                sleep_until(at).await;
+                job.kill();
+            });
+        }
+    }
+}
+
+/// Does `wait` on `thing` where there is one, and else waits for ever.
+async fn when<'a, T, F: Future>(thing: Option<&'a T>, wait: impl FnOnce(&'a T) -> F) -> F::Output {
+    match thing {
+        Some(thing) => wait(thing).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until `time`, or for ever.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a connection that takes over. Never returns for a job that cannot be taken over.
+async fn next_comer(comers: &mut Option<mpsc::Receiver<Connection>>) -> Connection {
+    match comers {
+        Some(comers) => match comers.recv().await {
+            Some(comer) => comer,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}

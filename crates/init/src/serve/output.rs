@@ -1,0 +1,135 @@
+//! What a job writes: its two pipes, and the one buffer that everything passes through.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use boxyard_proto::wire::Kind;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use tokio::net::unix::pipe::Receiver;
+
+use super::connection::Connection;
+
+/// Bytes moved at once, and of a frame of output at most.
+const READ_SIZE: usize = 256 * 1024;
+
+/// Room in a job's output pipes, so that a busy writer and we take turns less often. A box may be over its allowance for pipes.
+const PIPE_SIZE: usize = 1024 * 1024;
+
+/// A buffer for bytes on their way from one descriptor to another. There is one thread and no pause on the way, so one is enough.
+#[derive(Debug)]
+pub struct Scratch(RefCell<Vec<u8>>);
+
+impl Scratch {
+    /// Sets memory aside, which the kernel gives only as far as it is used.
+    pub fn new() -> Self {
+        Self(RefCell::new(vec![0; READ_SIZE]))
+    }
+
+    /// Lends `size` bytes, or all there are.
+    pub fn with<T>(&self, size: usize, pass: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut buffer = self.0.borrow_mut();
+        let size = size.min(buffer.len());
+        pass(&mut buffer[..size])
+    }
+}
+
+/// The reading end of a job's standard output or error.
+#[derive(Debug)]
+pub struct Output {
+    kind: Kind,
+    /// Open as long as somebody may write.
+    pipe: Option<Receiver>,
+    /// Bytes that were in the pipe when the job's first process ended and have not been read yet.
+    owed: u64,
+}
+
+impl Output {
+    /// Makes a pipe. The writing end is for the child.
+    pub fn new(kind: Kind) -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let _ = fcntl_setpipe_size(&read, PIPE_SIZE);
+        let pipe = Some(Receiver::from_owned_fd_unchecked(non_blocking(read)?)?);
+        Ok((Self { kind, pipe, owed: 0 }, write))
+    }
+
+    /// The output of a job that cannot write any more.
+    pub fn closed() -> Self {
+        Self { kind: Kind::Out, pipe: None, owed: 0 }
+    }
+
+    /// Whether somebody may still write.
+    pub fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Waits for something to read or the end. Never returns when it has ended.
+    pub async fn readable(&self) {
+        match &self.pipe {
+            // An error of the event loop's shows again in the read.
+            Some(pipe) => drop(pipe.readable().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes how much the job has written by now.
+    pub fn note_owed(&mut self) {
+        if let Some(pipe) = &self.pipe {
+            self.owed = rustix::io::ioctl_fionread(pipe).unwrap_or(0);
+        }
+    }
+
+    /// Whether everything that the job's first process wrote has been read.
+    pub fn is_settled(&self) -> bool {
+        self.pipe.is_none() || self.owed == 0
+    }
+
+    /// Moves what is there to the connection, or nowhere. Returns whether there was anything, the end included.
+    ///
+    /// # Errors
+    /// The connection is gone. What was read is lost with it.
+    pub fn pump(&mut self, scratch: &Scratch, connection: Option<&mut Connection>) -> io::Result<bool> {
+        let Some(pipe) = &self.pipe else { return Ok(false) };
+        let read = scratch.with(READ_SIZE, |buffer| {
+            let read = pipe.try_read(buffer)?;
+            let sent = match connection {
+                Some(connection) if read > 0 => connection.send(self.kind, &buffer[..read]),
+                Some(_) | None => Ok(()),
+            };
+            Ok::<_, io::Error>((read, sent))
+        });
+        match read {
+            Ok((0, _)) => {
+                self.pipe = None;
+                Ok(true)
+            }
+            Ok((read, sent)) => {
+                self.owed = self.owed.saturating_sub(read as u64);
+                sent.map(|()| true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // A pipe that cannot be read has ended as far as we can tell.
+            Err(_) => {
+                self.pipe = None;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Reads and drops everything until nobody can write any more, so that what a job left running does not die of a broken pipe.
+    pub async fn discard(mut self, scratch: &Scratch) {
+        while self.is_open() {
+            self.readable().await;
+            // Without a connection there is nothing that could fail.
+            let _ = self.pump(scratch, None);
+        }
+    }
+}
+
+/// Makes reads and writes on our end of a pipe fail instead of wait. The child's end is another and keeps waiting.
+pub fn non_blocking(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let flags = fcntl_getfl(&fd)?;
+    fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+    Ok(fd)
+}

@@ -1,0 +1,11 @@
+//! Tests of the whole program: `serve` on the host, and real boxes made by `launch`. They need root, as the program does.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
+
+mod launch_escapes;
+mod launch_failures;
+mod launch_posture;
+mod serve_jobs;
+mod serve_protocol;
+mod serve_trees;
+mod support;

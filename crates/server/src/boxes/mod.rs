@@ -1,0 +1,393 @@
+//! Boxes: the only owner of their state, and the only user of the engine.
+//!
+//! Doors (HTTP, later SSH and others) come in through [`Boxes`]: they find a [`Kept`] box, take a [`Lease`] of it and have an [`Order`]
+//! carried out. [`lifecycle`] decides, [`keeper`] acts, [`registry`] finds, [`runs`] executes, [`recovery`] picks up what an earlier
+//! server left. Nothing here knows of HTTP.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use boxyard_engine::{BoxSpec, Engine, ErrorKind};
+use boxyard_proto::api::boxes::{BoxData, BoxStatus};
+use boxyard_proto::api::logs::LogEntry;
+use boxyard_proto::api::runs::RunStatus;
+use boxyard_proto::names::{self, InvalidName, LABELS_MAX, Size};
+use boxyard_proto::{AccountId, BoxId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Sizes};
+use crate::metrics::{self, Metrics};
+use crate::store::{BoxRow, Store, StoreError};
+
+mod keeper;
+mod kept;
+pub mod lifecycle;
+mod order;
+mod pipe;
+mod recovery;
+mod registry;
+mod runs;
+mod work;
+
+pub use kept::{Kept, Lease};
+pub use order::{InvalidOrder, Language, Order, WORKSPACE};
+pub use pipe::Reader;
+pub use recovery::RecoveryError;
+pub use runs::{Collected, Ending, Started};
+
+use keeper::Keeper;
+use kept::LabelChange;
+use lifecycle::{Phase, Wanted};
+use registry::Registry;
+use runs::LiveRuns;
+
+/// How many random ids are tried before the store is taken to be broken.
+const ID_ATTEMPTS: u32 = 20;
+
+/// Runs of an earlier server that are being taken over at once.
+const TAKE_OVERS: usize = 64;
+
+/// All boxes. Clones are cheap and share them.
+#[derive(Clone)]
+pub struct Boxes {
+    yard: Arc<Yard>,
+}
+
+impl std::fmt::Debug for Boxes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Boxes").field("engine", &self.yard.engine.name()).finish_non_exhaustive()
+    }
+}
+
+/// What keepers and runs share.
+struct Yard {
+    engine: Arc<dyn Engine>,
+    store: Store,
+    metrics: Arc<Metrics>,
+    registry: Registry,
+    runs: LiveRuns,
+    /// A permit for each box that may exist.
+    places: Arc<Semaphore>,
+    boxes_max: u32,
+    sizes: Sizes,
+    output_cap: usize,
+    /// Bounds how many runs of an earlier server are being taken over at once.
+    take_overs: Semaphore,
+    /// Every task of this module.
+    tasks: TaskTracker,
+    /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
+    leaving: CancellationToken,
+}
+
+impl Yard {
+    fn count_phase(&self, phase: Phase, change: i64) {
+        self.metrics.boxes.get_or_create(&metrics::Phase { phase: phase.to_string() }).inc_by(change);
+    }
+}
+
+/// A box to make. Everything in it has been checked.
+#[derive(Debug, Clone, Default)]
+pub struct NewBox {
+    name: Option<String>,
+    labels: Vec<String>,
+    size: Size,
+    runtime: String,
+    env: BTreeMap<String, String>,
+}
+
+impl NewBox {
+    /// Checks what was asked for.
+    ///
+    /// # Errors
+    /// Says which rule is broken.
+    pub fn check(
+        name: Option<String>,
+        labels: Vec<String>,
+        size: Option<&str>,
+        runtime: Option<&str>,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self, InvalidName> {
+        if let Some(name) = &name {
+            names::check_box_name(name)?;
+        }
+        names::check_env(&env)?;
+        Ok(Self {
+            name,
+            labels: names::check_labels(labels)?,
+            size: size.map(Size::parse).transpose()?.unwrap_or_default(),
+            runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
+            env,
+        })
+    }
+}
+
+/// Why boxes did not do as asked. Texts are fit for users.
+#[derive(Debug, thiserror::Error)]
+pub enum BoxError {
+    /// There is no such box, it is another account's, or it is deleted: the same to whoever asks.
+    #[error("Box not found")]
+    NotFound,
+    /// The box could not be made, or was lost.
+    #[error("the box failed and can only be deleted: {text}")]
+    Failed {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
+    /// Something else is being done with the box and was not done in time.
+    #[error("the box is busy; try again")]
+    Busy,
+    /// The account has a live box with this name.
+    #[error("a box named '{0}' exists already; choose another name or delete it first")]
+    NameTaken(String),
+    /// There are as many boxes as this server allows.
+    #[error("the limit of {0} boxes is reached; delete some first")]
+    TooMany(u32),
+    /// As much works in the box as this server allows.
+    #[error("the limit of {0} commands at once in one box is reached; wait for some to end or cancel them")]
+    TooManyRuns(u64),
+    /// The box has the label already.
+    #[error("Label already added")]
+    LabelTaken,
+    /// The box has as many labels as it may have.
+    #[error("a box can have at most {LABELS_MAX} labels; remove one first")]
+    LabelsFull,
+    /// The box does not have the label.
+    #[error("Label not found")]
+    LabelMissing,
+    /// The box has no such run.
+    #[error("Run not found")]
+    RunNotFound,
+    /// A run that has ended cannot be cancelled.
+    #[error("the run has ended already, it is {}", run_word(*.0))]
+    RunEnded(RunStatus),
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Leaving,
+    /// The database failed.
+    #[error("the server's database failed")]
+    Store(#[from] StoreError),
+}
+
+impl Boxes {
+    /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
+    pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
+        let places = usize::try_from(config.boxes_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let yard = Yard {
+            engine,
+            store,
+            metrics,
+            registry: Registry::default(),
+            runs: LiveRuns::default(),
+            places: Arc::new(Semaphore::new(places)),
+            boxes_max: config.boxes_max,
+            sizes: config.sizes,
+            output_cap: usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
+            take_overs: Semaphore::new(TAKE_OVERS),
+            tasks: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+        };
+        Self { yard: Arc::new(yard) }
+    }
+
+    /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
+    ///
+    /// # Errors
+    /// The name is taken, there are too many boxes, or the store failed.
+    pub async fn create(&self, account: &AccountId, new: NewBox) -> Result<Kept, BoxError> {
+        let place =
+            Arc::clone(&self.yard.places).try_acquire_owned().map_err(|_| BoxError::TooMany(self.yard.boxes_max))?;
+        let (yard, account) = (Arc::clone(&self.yard), account.clone());
+        // In a task: a client that leaves now must not leave a record without a keeper.
+        let made = self.yard.tasks.spawn(async move {
+            let mut row = new_row(account, new, yard.engine.name());
+            let mut attempts = 0;
+            loop {
+                match yard.store.insert_box(row.clone()).await {
+                    Ok(()) => break,
+                    Err(StoreError::NameTaken) => return Err(BoxError::NameTaken(row.name.unwrap_or_default())),
+                    Err(StoreError::IdTaken) if attempts < ID_ATTEMPTS => {
+                        attempts += 1;
+                        row.id = BoxId::from_entropy(rand::random());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
+            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, Some(place), None);
+            Ok(kept)
+        });
+        made.await.unwrap_or(Err(BoxError::Leaving))
+    }
+
+    /// The account's live box with this id or name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, account: &AccountId, id_or_name: &str) -> Result<Kept, BoxError> {
+        let kept = self.yard.registry.find(account, id_or_name).ok_or(BoxError::NotFound)?;
+        if kept.phase().is_gone() { Err(BoxError::NotFound) } else { Ok(kept) }
+    }
+
+    /// The record of the account's box with this id or name, of a deleted one too when its id is given.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn show(&self, account: &AccountId, id_or_name: &str) -> Result<BoxData, BoxError> {
+        if let Some(kept) = self.yard.registry.find(account, id_or_name) {
+            return Ok(kept.data());
+        }
+        let row = self.yard.store.find_box(account, id_or_name).await?.ok_or(BoxError::NotFound)?;
+        Ok(kept::data_of_row(row))
+    }
+
+    /// The account's live boxes that carry this label, if one is given; the newest first.
+    pub fn list(&self, account: &AccountId, label: Option<&str>) -> Vec<BoxData> {
+        let boxes = self.yard.registry.of_account(account).into_iter().map(|kept| kept.data());
+        boxes.filter(|data| data.status != BoxStatus::Deleted && carries(data, label)).collect()
+    }
+
+    /// The account's deleted boxes, as [`list`](Self::list) does the live ones.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_deleted(&self, account: &AccountId, label: Option<&str>) -> Result<Vec<BoxData>, BoxError> {
+        let leaving = self.yard.registry.of_account(account).into_iter().map(|kept| kept.data());
+        let mut boxes: Vec<BoxData> =
+            leaving.filter(|data| data.status == BoxStatus::Deleted && carries(data, label)).collect();
+        for row in self.yard.store.list_boxes(account, true, label).await? {
+            if !boxes.iter().any(|data| data.id == row.id) {
+                boxes.push(kept::data_of_row(row));
+            }
+        }
+        boxes.sort_by_key(|data| std::cmp::Reverse(data.created_at));
+        Ok(boxes)
+    }
+
+    /// Deletes a box. When this returns that is stored and no list shows it any more; the engine removes it meanwhile.
+    ///
+    /// # Errors
+    /// There is no such box, or the store failed.
+    pub async fn delete(&self, account: &AccountId, id_or_name: &str) -> Result<(), BoxError> {
+        self.find(account, id_or_name)?.want(Wanted::Delete).await
+    }
+
+    /// Adds a label; returns all of them.
+    ///
+    /// # Errors
+    /// The box has it already or has too many, or the store failed.
+    pub async fn add_label(&self, kept: &Kept, label: String) -> Result<Vec<String>, BoxError> {
+        kept.label(LabelChange::Add(label)).await
+    }
+
+    /// Removes a label; returns those that are left.
+    ///
+    /// # Errors
+    /// The box does not have it, or the store failed.
+    pub async fn remove_label(&self, kept: &Kept, label: String) -> Result<Vec<String>, BoxError> {
+        kept.label(LabelChange::Remove(label)).await
+    }
+
+    /// A page of the box's log, oldest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn logs(&self, kept: &Kept, offset: u32, limit: u32) -> Result<Vec<LogEntry>, BoxError> {
+        let rows = self.yard.store.logs(kept.id(), offset, limit).await?;
+        let entry = |row: crate::store::LogRow| LogEntry {
+            timestamp: row.at / 1000,
+            level: row.level,
+            source: row.source,
+            message: row.message,
+        };
+        Ok(rows.into_iter().map(entry).collect())
+    }
+
+    /// Cancelling this makes runs leave their jobs to the next server and answer, and keepers end.
+    pub fn leaving(&self) -> CancellationToken {
+        self.yard.leaving.clone()
+    }
+
+    /// Ends all tasks and waits for them. Boxes, and the jobs in them, go on without the server.
+    pub async fn leave(&self) {
+        self.yard.leaving.cancel();
+        self.yard.tasks.close();
+        self.yard.tasks.wait().await;
+    }
+}
+
+impl Yard {
+    /// Makes a stored box known. Its keeper must be started next.
+    fn adopt(&self, row: &BoxRow, phase: Phase) -> (Kept, mpsc::Receiver<kept::Message>) {
+        let spec = BoxSpec {
+            id: row.id.clone(),
+            image: row.runtime.clone(),
+            limits: self.sizes.of(row.size),
+            env: row.env.clone(),
+        };
+        let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place());
+        self.registry.insert(kept.clone());
+        self.count_phase(phase, 1);
+        (kept, mailbox)
+    }
+}
+
+fn new_row(account: AccountId, new: NewBox, engine: &str) -> BoxRow {
+    let now = now_ms();
+    BoxRow {
+        id: BoxId::from_entropy(rand::random()),
+        account,
+        name: new.name,
+        labels: new.labels,
+        size: new.size,
+        runtime: new.runtime,
+        env: new.env,
+        engine: engine.to_owned(),
+        phase: Phase::Creating.to_string(),
+        error: None,
+        total_cpu_ns: 0,
+        last_activity_at: now,
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    }
+}
+
+fn carries(data: &BoxData, label: Option<&str>) -> bool {
+    label.is_none_or(|label| data.labels.iter().any(|carried| carried == label))
+}
+
+fn run_word(status: RunStatus) -> &'static str {
+    match status {
+        RunStatus::Running => "running",
+        RunStatus::Completed => "completed",
+        RunStatus::Failed => "failed",
+        RunStatus::Cancelled => "cancelled",
+    }
+}
+
+/// An error with all its causes, for the server's own log.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}

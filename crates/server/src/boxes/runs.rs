@@ -1,0 +1,400 @@
+//! Runs: orders that are being carried out or were. One record each, whatever door they came through.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use boxyard_engine::agent::AgentError;
+use boxyard_proto::api::logs::{LogLevel, LogSource};
+use boxyard_proto::api::runs::{RunData, RunStatus, RunType};
+use boxyard_proto::wire::Exit;
+use boxyard_proto::{BoxId, RunId};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::kept::{Kept, Lease};
+use super::order::Order;
+use super::pipe::{self, Reader};
+use super::work::{self, Sink, Work};
+use super::{BoxError, Boxes, Yard, chain, now_ms};
+use crate::metrics::Door;
+use crate::store::{LogRow, RunEnd, RunRow, StoreError};
+
+/// How long a cancellation waits for the run's end before it is answered all the same.
+const CANCEL_WAIT: Duration = Duration::from_secs(20);
+/// Characters of a prompt that the log shows.
+const LOG_PROMPT_CHARS: usize = 200;
+
+/// A run that has been started. Dropping it does not end the run.
+#[derive(Debug)]
+pub struct Started {
+    /// Its id, known before anything happens.
+    pub id: RunId,
+    /// Resolves when its record is stored; fails when that was not possible.
+    pub recorded: oneshot::Receiver<()>,
+    /// How it ended.
+    pub end: oneshot::Receiver<Collected>,
+}
+
+/// What came out of a run.
+#[derive(Debug)]
+pub struct Collected {
+    /// How it ended.
+    pub ending: Ending,
+    /// Its standard output as far as it was held; empty for a streamed run.
+    pub out: Vec<u8>,
+    /// Its standard error as far as it was held; empty for a streamed run.
+    pub err: Vec<u8>,
+    /// Whether there was more than is held.
+    pub truncated: bool,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// Its program exited.
+    Exited(Exit),
+    /// It took longer than it might, and was ended.
+    TimedOut(Duration, Exit),
+    /// It was cancelled.
+    Cancelled(Exit),
+    /// Its program could not be started.
+    NotStarted(AgentError),
+    /// Its record could not be stored, so that it was not started.
+    NotRecorded(StoreError),
+    /// Its box was deleted or lost.
+    BoxEnded,
+    /// The connection to it was lost.
+    Lost(AgentError),
+    /// It was begun by an earlier server, and its box does not know it.
+    Unknown,
+    /// The server leaves; the run goes on and the next server takes it over.
+    Left,
+}
+
+impl Ending {
+    fn exit(&self) -> Option<Exit> {
+        match self {
+            Self::Exited(exit) | Self::TimedOut(_, exit) | Self::Cancelled(exit) => Some(*exit),
+            Self::NotStarted(_)
+            | Self::NotRecorded(_)
+            | Self::BoxEnded
+            | Self::Lost(_)
+            | Self::Unknown
+            | Self::Left => None,
+        }
+    }
+
+    fn status(&self) -> RunStatus {
+        match self {
+            Self::Exited(Exit { code: 0, .. }) => RunStatus::Completed,
+            Self::Cancelled(_) => RunStatus::Cancelled,
+            Self::Left => RunStatus::Running,
+            Self::Exited(_)
+            | Self::TimedOut(..)
+            | Self::NotStarted(_)
+            | Self::NotRecorded(_)
+            | Self::BoxEnded
+            | Self::Lost(_)
+            | Self::Unknown => RunStatus::Failed,
+        }
+    }
+
+    /// What to tell its user beside an exit code, if anything.
+    pub fn complaint(&self) -> Option<String> {
+        match self {
+            Self::Exited(_) | Self::Cancelled(_) => None,
+            Self::TimedOut(after, _) => Some(format!("code timed out after {} ms", after.as_millis())),
+            Self::NotStarted(error) => Some(format!("could not be started: {error}").replace('\0', "\u{fffd}")),
+            Self::NotRecorded(_) => Some("could not be recorded, so it was not started".into()),
+            Self::BoxEnded => Some("the box was deleted or lost while this ran".into()),
+            Self::Lost(error) => Some(error.to_string()),
+            Self::Unknown => Some("lost when the server was restarted".into()),
+            Self::Left => Some("the server is shutting down; the run goes on".into()),
+        }
+    }
+
+    /// CPU time of its process tree in nanoseconds, 0 when that is not known.
+    pub fn cpu_ns(&self) -> i64 {
+        self.exit().map_or(0, |exit| i64::try_from(exit.cpu_ns).unwrap_or(i64::MAX))
+    }
+
+    /// The exit code to report: 124 for a timeout, as the program `timeout` does.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::TimedOut(..) => Some(124),
+            Self::Exited(exit) | Self::Cancelled(exit) => Some(exit.code),
+            Self::NotStarted(_)
+            | Self::NotRecorded(_)
+            | Self::BoxEnded
+            | Self::Lost(_)
+            | Self::Unknown
+            | Self::Left => None,
+        }
+    }
+}
+
+/// The runs that this server carries out now.
+#[derive(Default)]
+pub(super) struct LiveRuns(Mutex<HashMap<RunId, Live>>);
+
+#[derive(Clone)]
+struct Live {
+    box_id: BoxId,
+    cancel: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl LiveRuns {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Live>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, box_id: &BoxId, id: &RunId) -> Option<Live> {
+        self.lock().get(id).filter(|live| live.box_id == *box_id).cloned()
+    }
+}
+
+/// Keeps a run in [`LiveRuns`] for as long as it is carried out, whichever way that ends.
+struct Listed {
+    yard: Arc<Yard>,
+    id: RunId,
+    live: Live,
+}
+
+impl Listed {
+    fn new(yard: &Arc<Yard>, id: &RunId, box_id: &BoxId) -> Self {
+        let live = Live { box_id: box_id.clone(), cancel: CancellationToken::new(), ended: CancellationToken::new() };
+        yard.runs.lock().insert(id.clone(), live.clone());
+        yard.metrics.execs_running.inc();
+        Self { yard: Arc::clone(yard), id: id.clone(), live }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.yard.runs.lock().remove(&self.id);
+        self.yard.metrics.execs_running.dec();
+        self.live.ended.cancel();
+    }
+}
+
+impl Boxes {
+    /// Carries an order out and holds its output, up to the configured cap.
+    pub fn run(&self, lease: Lease, order: Order, door: &'static str) -> Started {
+        let (reply, end) = oneshot::channel();
+        self.start(lease, order, door, Sink::hold(self.yard.output_cap), reply, end)
+    }
+
+    /// Carries an order out and hands its output on as it comes; a slow reader slows the program. When the reader is dropped the
+    /// program goes on and its output is dropped.
+    pub fn stream(&self, lease: Lease, order: Order, door: &'static str) -> (Started, Reader) {
+        let (reply, end) = oneshot::channel();
+        let (writer, reader) = pipe::pipe();
+        (self.start(lease, order, door, Sink::Pipe(writer), reply, end), reader)
+    }
+
+    /// Carries an order out and drops its output.
+    pub fn detach(&self, lease: Lease, order: Order, door: &'static str) -> Started {
+        let (reply, end) = oneshot::channel();
+        self.start(lease, order, door, Sink::Drop, reply, end)
+    }
+
+    fn start(
+        &self,
+        lease: Lease,
+        order: Order,
+        door: &'static str,
+        sink: Sink,
+        reply: oneshot::Sender<Collected>,
+        end: oneshot::Receiver<Collected>,
+    ) -> Started {
+        let id = RunId::from_entropy(rand::random());
+        let (stored, recorded) = oneshot::channel();
+        let listed = Listed::new(&self.yard, &id, lease.kept().id());
+        self.yard.metrics.execs.get_or_create(&Door { door }).inc();
+        let run = Run { yard: Arc::clone(&self.yard), lease, id: id.clone(), listed, begun_at: now_ms() };
+        self.yard.tasks.spawn(run.carry_out(order, sink, stored, reply));
+        Started { id, recorded, end }
+    }
+
+    /// Takes a run over that an earlier server began. What it wrote meanwhile is lost; its end is not.
+    pub(super) fn take_over(&self, lease: Lease, row: RunRow) {
+        let listed = Listed::new(&self.yard, &row.id, lease.kept().id());
+        let run = Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
+        self.yard.tasks.spawn(run.take_over());
+    }
+
+    /// The box's newest runs.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_runs(&self, kept: &Kept, limit: u32) -> Result<Vec<RunData>, BoxError> {
+        Ok(self.yard.store.list_runs(kept.id(), limit).await?.into_iter().map(run_data).collect())
+    }
+
+    /// One run of the box.
+    ///
+    /// # Errors
+    /// It has none with this id, or the store failed.
+    pub async fn find_run(&self, kept: &Kept, id: &str) -> Result<RunData, BoxError> {
+        let id = id.parse::<RunId>().map_err(|_| BoxError::RunNotFound)?;
+        self.yard.store.find_run(kept.id(), &id).await?.map(run_data).ok_or(BoxError::RunNotFound)
+    }
+
+    /// Ends a run's whole process tree, and returns when the run is recorded as cancelled. Cancelling it again changes nothing.
+    ///
+    /// # Errors
+    /// The box has no such run, or it has ended by itself.
+    pub async fn cancel_run(&self, kept: &Kept, id: &str) -> Result<(), BoxError> {
+        let id = id.parse::<RunId>().map_err(|_| BoxError::RunNotFound)?;
+        if let Some(live) = self.yard.runs.find(kept.id(), &id) {
+            live.cancel.cancel();
+            timeout(CANCEL_WAIT, live.ended.cancelled()).await.map_err(|_| BoxError::Busy)?;
+        }
+        match self.yard.store.find_run(kept.id(), &id).await? {
+            None => Err(BoxError::RunNotFound),
+            Some(RunRow { status: RunStatus::Cancelled, .. }) => Ok(()),
+            Some(row) => Err(BoxError::RunEnded(row.status)),
+        }
+    }
+}
+
+/// One run, from its record to its record's end.
+struct Run {
+    yard: Arc<Yard>,
+    lease: Lease,
+    id: RunId,
+    listed: Listed,
+    begun_at: i64,
+}
+
+impl Run {
+    async fn carry_out(self, order: Order, sink: Sink, stored: oneshot::Sender<()>, reply: oneshot::Sender<Collected>) {
+        let row = RunRow {
+            id: self.id.clone(),
+            box_id: self.lease.kept().id().clone(),
+            account: self.lease.kept().account().clone(),
+            kind: RunType::Shell,
+            status: RunStatus::Running,
+            prompt: order.prompt.clone(),
+            exit_code: None,
+            cpu_ns: 0,
+            memory_peak: 0,
+            created_at: self.begun_at,
+            completed_at: None,
+            error: None,
+        };
+        let shown: String = order.prompt.chars().take(LOG_PROMPT_CHARS).collect();
+        if let Err(error) = self.yard.store.insert_run(row).await {
+            tracing::error!(run_id = %self.id, error = chain(&error), "a run could not be recorded");
+            drop(stored);
+            self.end(Ending::NotRecorded(error), sink.collected(), Some(reply)).await;
+            return;
+        }
+        // The client of a run that is not detached does not listen.
+        let _ = stored.send(());
+        self.log(LogLevel::Info, format!("Run {} started: {shown}", self.id));
+        let (ending, output) = self.work(sink).start(&self.id, order, &reply).await;
+        self.end(ending, output, Some(reply)).await;
+    }
+
+    async fn take_over(self) {
+        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs).await;
+        self.end(ending, work::Output::default(), None).await;
+    }
+
+    fn work(&self, sink: Sink) -> Work<'_> {
+        Work {
+            engine: self.yard.engine.as_ref(),
+            lease: &self.lease,
+            cancel: &self.listed.live.cancel,
+            leaving: &self.yard.leaving,
+            sink,
+        }
+    }
+
+    /// Records the end, then frees the box, then answers: whoever has the answer finds everything as it says.
+    async fn end(self, ending: Ending, output: work::Output, reply: Option<oneshot::Sender<Collected>>) {
+        let exit = ending.exit();
+        let status = ending.status();
+        if let Ending::NotStarted(AgentError::Engine(error)) | Ending::Lost(AgentError::Engine(error)) = &ending
+            && error.kind == boxyard_engine::ErrorKind::NotFound
+        {
+            self.lease.kept().report_gone();
+        }
+        if status != RunStatus::Running {
+            let cpu_ns = ending.cpu_ns();
+            let completed_at = now_ms();
+            let end = RunEnd {
+                status,
+                exit_code: ending.code(),
+                cpu_ns,
+                memory_peak: exit.map_or(0, |exit| i64::try_from(exit.memory_peak).unwrap_or(i64::MAX)),
+                completed_at,
+                error: ending.complaint(),
+            };
+            self.lease.worked(cpu_ns);
+            self.log_end(&ending);
+            if let Err(error) = self.yard.store.finish_run(self.id.clone(), end).await {
+                tracing::error!(run_id = %self.id, error = chain(&error), "a run's end could not be recorded");
+            }
+            let took = Duration::from_millis(u64::try_from(completed_at - self.begun_at).unwrap_or(0));
+            self.yard.metrics.exec_seconds.observe(took.as_secs_f64());
+        }
+        let Self { lease, listed, .. } = self;
+        drop(lease);
+        drop(listed);
+        if let Some(reply) = reply {
+            // Nobody waits when the client has left.
+            let _ = reply.send(Collected { ending, out: output.out, err: output.err, truncated: output.truncated });
+        }
+    }
+
+    fn log_end(&self, ending: &Ending) {
+        let id = &self.id;
+        match ending {
+            Ending::Exited(exit) if exit.code == 0 => {
+                self.log(LogLevel::Info, format!("Run {id} completed with exit code 0"));
+            }
+            Ending::Exited(exit) => self.log(LogLevel::Warn, format!("Run {id} failed with exit code {}", exit.code)),
+            Ending::Cancelled(_) => self.log(LogLevel::Warn, format!("Run {id} was cancelled")),
+            Ending::TimedOut(..)
+            | Ending::NotStarted(_)
+            | Ending::NotRecorded(_)
+            | Ending::BoxEnded
+            | Ending::Lost(_)
+            | Ending::Unknown
+            | Ending::Left => {
+                let complaint = ending.complaint().unwrap_or_default();
+                self.log(LogLevel::Error, format!("Run {id} failed: {complaint}"));
+            }
+        }
+    }
+
+    fn log(&self, level: LogLevel, message: String) {
+        let entry = LogRow { at: now_ms(), level, source: LogSource::User, message };
+        self.yard.store.append_log_queued(self.lease.kept().id().clone(), entry);
+    }
+}
+
+fn run_data(row: RunRow) -> RunData {
+    RunData {
+        duration_ms: (row.completed_at.unwrap_or_else(now_ms) - row.created_at).max(0),
+        id: row.id,
+        box_id: row.box_id,
+        customer_id: row.account,
+        r#type: row.kind,
+        status: row.status,
+        prompt: row.prompt,
+        input_tokens: 0,
+        output_tokens: 0,
+        cpu_ns: row.cpu_ns,
+        cost_usd: 0.0,
+        compute_cost_usd: 0.0,
+        created_at: row.created_at / 1000,
+        completed_at: row.completed_at.map(|at| at / 1000),
+        error_message: row.error,
+    }
+}

@@ -1,0 +1,286 @@
+//! The part of a run that talks to its job: pass bytes on, and end the job when somebody says so.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use boxyard_engine::Engine;
+use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
+use boxyard_proto::RunId;
+use boxyard_proto::wire::{self, Exit, OnClose, User};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::kept::Lease;
+use super::order::Order;
+use super::pipe::Writer;
+use super::runs::{Collected, Ending};
+
+/// Between TERM and KILL when a run is ended.
+const END_GRACE: Duration = Duration::from_secs(2);
+/// How long after KILL a box may take to say that the run has ended. Then the run is over whatever the box says.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+/// What every command of a user gets beside the box's own environment.
+const ENVIRONMENT: [&str; 4] = ["HOME=/home/boxuser", "USER=boxuser", "LOGNAME=boxuser", "SHELL=/bin/bash"];
+
+/// Where output goes.
+pub(super) enum Sink {
+    /// Is held, each stream up to a number of bytes.
+    Hold(Output, usize),
+    /// Goes to a reader, both streams as one.
+    Pipe(Writer),
+    /// Goes nowhere.
+    Drop,
+}
+
+/// Output that was held.
+#[derive(Default)]
+pub(super) struct Output {
+    pub(super) out: Vec<u8>,
+    pub(super) err: Vec<u8>,
+    pub(super) truncated: bool,
+}
+
+impl Sink {
+    pub(super) fn hold(cap: usize) -> Self {
+        Self::Hold(Output::default(), cap)
+    }
+
+    async fn out(&mut self, bytes: Bytes) {
+        match self {
+            Self::Hold(output, cap) => output.truncated |= hold(&mut output.out, &bytes, *cap),
+            Self::Pipe(_) => self.pipe(bytes).await,
+            Self::Drop => {}
+        }
+    }
+
+    async fn err(&mut self, bytes: Bytes) {
+        match self {
+            Self::Hold(output, cap) => output.truncated |= hold(&mut output.err, &bytes, *cap),
+            Self::Pipe(_) => self.pipe(bytes).await,
+            Self::Drop => {}
+        }
+    }
+
+    async fn pipe(&mut self, bytes: Bytes) {
+        if let Self::Pipe(writer) = self
+            && writer.send(bytes).await.is_err()
+        {
+            *self = Self::Drop;
+        }
+    }
+
+    /// See [`Writer::hurry`].
+    fn hurry(&self) -> CancellationToken {
+        match self {
+            Self::Pipe(writer) => writer.hurry(),
+            Self::Hold(..) | Self::Drop => CancellationToken::new(),
+        }
+    }
+
+    /// What is held. A pipe ends with this.
+    pub(super) fn collected(self) -> Output {
+        match self {
+            Self::Hold(output, _) => output,
+            Self::Pipe(_) | Self::Drop => Output::default(),
+        }
+    }
+}
+
+/// Appends what fits; says whether something did not.
+fn hold(held: &mut Vec<u8>, bytes: &[u8], cap: usize) -> bool {
+    let fits = bytes.len().min(cap.saturating_sub(held.len()));
+    held.extend_from_slice(&bytes[..fits]);
+    fits < bytes.len()
+}
+
+/// A job's surroundings.
+pub(super) struct Work<'a> {
+    pub(super) engine: &'a dyn Engine,
+    pub(super) lease: &'a Lease,
+    pub(super) cancel: &'a CancellationToken,
+    pub(super) leaving: &'a CancellationToken,
+    pub(super) sink: Sink,
+}
+
+/// Why a job is being ended.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    Cancelled,
+    TimedOut(Duration),
+}
+
+impl Reason {
+    fn ending(self, exit: Exit) -> Ending {
+        match self {
+            Self::Cancelled => Ending::Cancelled(exit),
+            Self::TimedOut(after) => Ending::TimedOut(after, exit),
+        }
+    }
+}
+
+/// What happened to a job that was followed.
+enum Followed {
+    Over(Ending),
+    /// It must be ended, and its connection is of no use for that: it is full of input that the job does not read.
+    Stuck(Reason),
+}
+
+impl Work<'_> {
+    /// Starts the order's program and follows it to its end. A collector whose client has left (`reply` is closed) stops holding.
+    pub(super) async fn start(
+        mut self,
+        id: &RunId,
+        order: Order,
+        reply: &oneshot::Sender<Collected>,
+    ) -> (Ending, Output) {
+        let limit = order.timeout.map(|limit| (limit, Instant::now() + limit));
+        let exec = wire::Exec {
+            job: id.to_string(),
+            argv: order.argv,
+            folder: order.folder,
+            env: ENVIRONMENT.iter().map(|&variable| variable.to_owned()).collect(),
+            user: User::BOXUSER,
+            stdin: order.input.is_some(),
+            on_close: OnClose::Keep,
+        };
+        let starting = agent::exec(self.engine, self.lease.kept().id(), exec);
+        let job = tokio::select! {
+            biased;
+            () = self.lease.over().cancelled() => Err(Ending::BoxEnded),
+            () = self.leaving.cancelled() => Err(Ending::Left),
+            job = starting => job.map_err(Ending::NotStarted),
+        };
+        let ending = match job {
+            Err(ending) => ending,
+            Ok(job) => match self.follow(job, order.input, limit, Some(reply)).await {
+                Followed::Over(ending) => ending,
+                Followed::Stuck(reason) => self.end_anew(id, reason).await,
+            },
+        };
+        (ending, self.sink.collected())
+    }
+
+    /// Finds a job that an earlier server started, when it is its turn, and follows it to its end.
+    pub(super) async fn take_over(mut self, id: &RunId, turns: &Semaphore) -> Ending {
+        let attaching = async {
+            let _turn = turns.acquire().await;
+            agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await
+        };
+        let job = tokio::select! {
+            biased;
+            () = self.lease.over().cancelled() => return Ending::BoxEnded,
+            () = self.leaving.cancelled() => return Ending::Left,
+            job = attaching => job,
+        };
+        match job {
+            Err(AgentError::Refused { .. }) => Ending::Unknown,
+            Err(error) => Ending::Lost(error),
+            Ok(job) => match self.follow(job, None, None, None).await {
+                Followed::Over(ending) => ending,
+                Followed::Stuck(reason) => self.end_anew(id, reason).await,
+            },
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        mut job: Job,
+        input: Option<Bytes>,
+        limit: Option<(Duration, Instant)>,
+        reply: Option<&oneshot::Sender<Collected>>,
+    ) -> Followed {
+        let (control, hurry) = (job.control(), self.sink.hurry());
+        let mut feeding = input.is_some();
+        let mut feed = pin!(feed(control.clone(), input));
+        let mut pump = pin!(pump(&mut job, &mut self.sink, reply));
+        let mut ending: Option<(Reason, Instant)> = None;
+        loop {
+            let deadline = ending.map(|(_, deadline)| deadline).or_else(|| limit.map(|(_, at)| at));
+            let reason = tokio::select! {
+                biased;
+                () = self.lease.over().cancelled() => return Followed::Over(Ending::BoxEnded),
+                () = self.leaving.cancelled() => return Followed::Over(Ending::Left),
+                result = &mut pump => return Followed::Over(match (result, ending) {
+                    (Ok(exit), Some((reason, _))) => reason.ending(exit),
+                    (Ok(exit), None) => Ending::Exited(exit),
+                    (Err(_), Some((reason, _))) => reason.ending(KILLED),
+                    (Err(error), None) => Ending::Lost(error),
+                }),
+                () = self.cancel.cancelled(), if ending.is_none() => Reason::Cancelled,
+                () = until(deadline) => match (ending, limit) {
+                    (None, Some((after, _))) => Reason::TimedOut(after),
+                    (Some((reason, _)), _) => return Followed::Over(reason.ending(KILLED)),
+                    (None, None) => continue,
+                },
+                () = &mut feed, if feeding => {
+                    feeding = false;
+                    continue;
+                }
+            };
+            // A reader that has stopped reading must not keep the end from being heard of.
+            hurry.cancel();
+            if feeding {
+                return Followed::Stuck(reason);
+            }
+            ending = Some((reason, Instant::now() + END_GRACE + END_DEADLINE));
+            if control.end(END_GRACE).await.is_err() {
+                // The connection is broken; the pump finds out too and says what is known of the end.
+                tracing::debug!("a job could not be told to end");
+            }
+        }
+    }
+
+    /// Ends a job over a new connection.
+    async fn end_anew(&mut self, id: &RunId, reason: Reason) -> Ending {
+        let over = async {
+            let mut job = agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await?;
+            job.control().end(END_GRACE).await?;
+            pump(&mut job, &mut Sink::Drop, None).await
+        };
+        let over = timeout(END_GRACE + END_DEADLINE, over);
+        tokio::select! {
+            biased;
+            () = self.lease.over().cancelled() => Ending::BoxEnded,
+            () = self.leaving.cancelled() => Ending::Left,
+            exit = over => match exit {
+                Ok(Ok(exit)) => reason.ending(exit),
+                Ok(Err(_)) | Err(_) => reason.ending(KILLED),
+            },
+        }
+    }
+}
+
+/// What is reported of a job that was ended and did not say how it ended.
+const KILLED: Exit = Exit { code: 137, signal: Some(9), cpu_ns: 0, memory_peak: 0 };
+
+async fn feed(control: JobControl, input: Option<Bytes>) {
+    let Some(input) = input else { return };
+    // A program that exits without reading all of its input is no failure.
+    if control.input(&input).await.is_ok() {
+        let _ = control.end_input().await;
+    }
+}
+
+async fn pump(job: &mut Job, sink: &mut Sink, reply: Option<&oneshot::Sender<Collected>>) -> Result<Exit, AgentError> {
+    loop {
+        match job.next().await? {
+            Event::Out(bytes) => sink.out(bytes).await,
+            Event::Err(bytes) => sink.err(bytes).await,
+            Event::Exit(exit) => return Ok(exit),
+        }
+        if let Sink::Hold(..) = sink
+            && reply.is_some_and(oneshot::Sender::is_closed)
+        {
+            *sink = Sink::Drop;
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

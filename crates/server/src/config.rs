@@ -1,0 +1,255 @@
+//! Configuration: one value, made once from flags, environment and file, in this order of precedence.
+//!
+//! Every setting has a key such as `network.range`. In `boxyard.toml` it is `range` in the table `[network]`, in the environment it is
+//! `BOXYARD_NETWORK_RANGE`, and for some there is a flag. Nothing here reads or changes anything global: environment and files come
+//! in through [`Strings`] and [`Files`]. `docs/configuration.md` lists all keys; a test compares.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use boxyard_engine::Limits as BoxLimits;
+use boxyard_proto::names::Size;
+
+use crate::store::Synchronous;
+
+mod layers;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
+pub use value::{AddressRange, Secret};
+
+use layers::Layers;
+use value::{Bytes, Cpus, HostEntry, Resolver, Span};
+
+/// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
+pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
+/// Name of the configuration file in the data directory.
+pub const FILE_NAME: &str = "boxyard.toml";
+
+const DATA_DIR: &str = "/var/lib/boxyard";
+const MIB: u64 = 1024 * 1024;
+const GB: u64 = 1_000_000_000;
+const DAY: Duration = Duration::from_hours(24);
+
+/// How the server is to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Folder of everything that outlives the server: database, images, boxes.
+    pub data_dir: PathBuf,
+    /// Address of the HTTP API.
+    pub http: SocketAddr,
+    /// Address of the SSH door; closed when missing.
+    pub ssh: Option<SocketAddr>,
+    /// Address of the metrics; off when missing.
+    pub metrics: Option<SocketAddr>,
+    /// An API key that the operator chose, from the environment only.
+    pub bootstrap_key: Option<Secret>,
+    /// The program `boxyard-init`.
+    pub init: PathBuf,
+    /// Whether boxes trust the certificate authorities that this host trusts.
+    pub trust_host_cas: bool,
+    /// What boxes may reach.
+    pub network: Network,
+    /// First uid of the host that boxes use; each takes 65,536.
+    pub uids_start: u32,
+    /// Boxes at most, of all accounts together.
+    pub boxes_max: u32,
+    /// Folder of the operator's own image recipes, over the built-in ones.
+    pub recipes_dir: Option<PathBuf>,
+    /// Caps and deadlines of the doors.
+    pub limits: Limits,
+    /// What boxes of each size may use.
+    pub sizes: Sizes,
+    /// How long entries of box logs are kept.
+    pub logs_keep: Duration,
+    /// How long the records of ended runs are kept.
+    pub runs_keep: Duration,
+    /// When an acknowledged write of the database is safe.
+    pub synchronous: Synchronous,
+    /// What the server says of itself on standard error.
+    pub log: Log,
+}
+
+/// What boxes may reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Addresses that boxes get.
+    pub range: AddressRange,
+    /// Addresses closed to boxes beside the private, link-local and other special ranges.
+    pub deny: Vec<AddressRange>,
+    /// Addresses open to boxes although a range above closes them.
+    pub allow: Vec<AddressRange>,
+    /// Resolvers that boxes' questions are forwarded to; the host's own when empty.
+    pub dns: Vec<SocketAddr>,
+    /// Names that the forwarder answers by itself.
+    pub hosts: BTreeMap<String, Ipv4Addr>,
+}
+
+/// Caps and deadlines of the doors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a command's output that `exec` holds, for standard output and standard error each.
+    pub output_cap: u64,
+    /// Bytes of a request's body.
+    pub body_cap: u64,
+    /// How long a client may take to send a request's headers.
+    pub header_timeout: Duration,
+    /// Connections at once.
+    pub connections: u32,
+    /// How long a server that is told to stop waits for what is under way.
+    pub shutdown_grace: Duration,
+}
+
+/// What boxes of each size may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Boxes of size `small`.
+    pub small: BoxLimits,
+    /// Boxes of size `medium`.
+    pub medium: BoxLimits,
+    /// Boxes of size `large`.
+    pub large: BoxLimits,
+}
+
+impl Sizes {
+    /// What boxes of this size may use.
+    pub fn of(&self, size: Size) -> BoxLimits {
+        match size {
+            Size::Small => self.small,
+            Size::Medium => self.medium,
+            Size::Large => self.large,
+        }
+    }
+}
+
+/// What the server says of itself on standard error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How much: a level such as `info`, or directives such as `info,boxyard_server::http=debug`.
+    pub level: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Makes the configuration from `flags`, then `env`, then the file that they name or that lies in one of the usual places. Looks at
+    /// nothing else and binds, makes or opens nothing.
+    ///
+    /// `program` is the running program's own path: `boxyard-init` lies beside it unless a setting says otherwise.
+    ///
+    /// # Errors
+    /// Says which setting is wrong, where it comes from, and what is expected instead.
+    pub fn load(flags: &Flags, env: &dyn Strings, files: &dyn Files, program: &Path) -> Result<Self, ConfigError> {
+        let layers = Layers::read(flags, env, files)?;
+        let config = Self::from_layers(&layers, program)?;
+        layers.refuse_unknown_keys()?;
+        Ok(config)
+    }
+
+    fn from_layers(layers: &Layers<'_>, program: &Path) -> Result<Self, ConfigError> {
+        let default_init = program.with_file_name("boxyard-init");
+        Ok(Self {
+            data_dir: layers.get("data_dir")?.unwrap_or_else(|| DATA_DIR.into()),
+            http: layers.get("http")?.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
+            ssh: layers.get("ssh")?,
+            metrics: layers.get("metrics")?,
+            bootstrap_key: layers.secret("bootstrap_key")?,
+            init: layers.get("init")?.unwrap_or(default_init),
+            trust_host_cas: layers.get("trust_host_cas")?.unwrap_or(true),
+            network: Network {
+                range: layers.get("network.range")?.unwrap_or(AddressRange::BOXES),
+                deny: layers.list("network.deny")?,
+                allow: layers.list("network.allow")?,
+                dns: layers.list("network.dns")?.into_iter().map(|Resolver(address)| address).collect(),
+                hosts: layers
+                    .list("network.hosts")?
+                    .into_iter()
+                    .map(|HostEntry(name, address)| (name, address))
+                    .collect(),
+            },
+            uids_start: layers.get("uids.start")?.unwrap_or(0x7000_0000),
+            boxes_max: layers.get("boxes.max")?.unwrap_or(1000),
+            recipes_dir: layers.get("images.recipes_dir")?,
+            limits: Limits {
+                output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),
+                body_cap: layers.get("limits.body_cap")?.map_or(32 * MIB, |Bytes(bytes)| bytes),
+                header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
+                connections: layers.get("limits.connections")?.unwrap_or(4096),
+                shutdown_grace: layers.get("limits.shutdown_grace")?.map_or(Duration::from_secs(30), |Span(span)| span),
+            },
+            sizes: Sizes {
+                small: size(
+                    layers,
+                    ["sizes.small.cpus", "sizes.small.memory", "sizes.small.pids", "sizes.small.disk"],
+                    1,
+                )?,
+                medium: size(
+                    layers,
+                    ["sizes.medium.cpus", "sizes.medium.memory", "sizes.medium.pids", "sizes.medium.disk"],
+                    2,
+                )?,
+                large: size(
+                    layers,
+                    ["sizes.large.cpus", "sizes.large.memory", "sizes.large.pids", "sizes.large.disk"],
+                    4,
+                )?,
+            },
+            logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
+            runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
+            synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
+            log: Log {
+                level: layers.get("log.level")?.unwrap_or_else(|| "info".into()),
+                format: layers.get("log.format")?.unwrap_or_default(),
+            },
+        })
+    }
+
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        database(&self.data_dir)
+    }
+}
+
+/// The database file in a data directory.
+pub fn database(data_dir: &Path) -> PathBuf {
+    data_dir.join("boxyard.db")
+}
+
+/// A size; `times` says how many times the default of `small` it has by default.
+fn size(
+    layers: &Layers<'_>,
+    [cpus, memory, pids, disk]: [&'static str; 4],
+    times: u32,
+) -> Result<BoxLimits, ConfigError> {
+    let share = GB * u64::from(times);
+    Ok(BoxLimits {
+        cpu_millis: layers.get(cpus)?.map_or(2000 * times, |Cpus(millis)| millis),
+        memory_bytes: layers.get(memory)?.map_or(4 * share, |Bytes(bytes)| bytes),
+        pids: layers.get(pids)?.unwrap_or(1024 * times),
+        disk_bytes: layers.get(disk)?.map_or(5 * share, |Bytes(bytes)| bytes),
+    })
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The accept loop: connection cap, deadlines, and an orderly end.
+//!
+//! `axum::serve` has neither a header deadline nor a cap, so the loop is ours. A connection is a task. When the server stops, idle
+//! connections close at once and busy ones after their answer; when the grace is over, handlers are told to give up; what is left
+//! after that is cut.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Silence after which a connection is asked whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Time between such questions.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// How long sent bytes may stay unacknowledged: then the other end is gone.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
+/// The pause after a failed accept, which is mostly a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long handlers that were told to give up may take to answer.
+const GIVE_UP_DEADLINE: Duration = Duration::from_secs(2);
+/// How long cut connections may take to end.
+const CUT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A listening socket and what to serve on it.
+pub struct Door {
+    listener: TcpListener,
+    router: Router,
+    header_timeout: Duration,
+    connections_max: usize,
+    connections: Gauge,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    /// Will serve `router` on `listener`.
+    pub fn new(
+        listener: TcpListener,
+        router: Router,
+        header_timeout: Duration,
+        connections_max: usize,
+        connections: Gauge,
+    ) -> Self {
+        Self { listener, router, header_timeout, connections_max, connections }
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`, then lets requests under way finish for at most `grace`, then cancels `give_up`, upon which handlers answer
+    /// with what they have. When this returns no request is under way.
+    pub async fn serve(self, stop: CancellationToken, grace: Duration, give_up: CancellationToken) {
+        let Self { listener, router, header_timeout, connections_max, connections } = self;
+        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+        let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+        let accept = async {
+            loop {
+                // Without a free place new connections wait in the kernel's queue.
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                let served = serve_one(stream, router.clone(), header_timeout, stop.clone());
+                let (cut, connections) = (cut.clone(), connections.clone());
+                tasks.spawn(async move {
+                    let _place = place;
+                    connections.inc();
+                    cut.run_until_cancelled(served).await;
+                    connections.dec();
+                });
+            }
+        };
+        stop.run_until_cancelled(accept).await;
+        drop(listener);
+        tasks.close();
+        if timeout(grace, tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(left = tasks.len(), "requests under way did not end in time");
+        give_up.cancel();
+        if timeout(GIVE_UP_DEADLINE, tasks.wait()).await.is_err() {
+            cut.cancel();
+            // Dropping a connection takes no time; the deadline is for a handler that blocks its thread.
+            let _ = timeout(CUT_DEADLINE, tasks.wait()).await;
+        }
+    }
+}
+
+async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken) {
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "a connection could not be prepared");
+        return;
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // Clients that leave, send nonsense or are too slow are everyday life.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}

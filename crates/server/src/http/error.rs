@@ -1,0 +1,207 @@
+//! The only place that knows HTTP statuses: every refusal of every layer becomes one [`ApiError`].
+//!
+//! What a client may know is in the message; what went wrong underneath goes to the server's log, beside the request's id.
+
+use std::error::Error as StdError;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use boxyard_engine::ErrorKind;
+use boxyard_engine::agent::AgentError;
+use boxyard_proto::api::error::ErrorBody;
+use boxyard_proto::names::InvalidName;
+use boxyard_proto::wire::FailedKind;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::boxes::{BoxError, Ending, InvalidOrder, chain};
+use crate::store::StoreError;
+
+/// A refusal, as the client gets it.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+    cause: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), cause: None }
+    }
+
+    fn because(mut self, cause: &(dyn StdError + 'static)) -> Self {
+        self.cause = Some(chain(cause));
+        self
+    }
+
+    /// The request is wrong; the message says what to change.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// No key, or one that opens nothing. Some clients look for these words.
+    pub fn unauthorized(why: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, format!("unauthorized: {why}"))
+    }
+
+    /// There is nothing at this path.
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /openapi.json")
+    }
+
+    /// The path is right and the method is not.
+    pub fn wrong_method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method; see /openapi.json")
+    }
+
+    /// The body did not arrive in time.
+    pub fn slow_body() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time")
+    }
+
+    /// The body is longer than this server takes.
+    pub fn body_too_long(cap: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request's body is over the limit of {cap} bytes"))
+    }
+
+    /// The request asks for something that this server does not do.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    /// Something of ours failed.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// The server is shutting down.
+    pub fn leaving() -> Self {
+        BoxError::Leaving.into()
+    }
+
+    /// A box could not be made.
+    pub fn not_created(kind: ErrorKind, text: &str) -> Self {
+        let status = match kind {
+            ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unsupported | ErrorKind::NotFound => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, format!("Box creation failed: {text}"))
+    }
+
+    /// What to answer when a run ended without an exit code; `None` when it ended with one.
+    pub fn of_ending(ending: &Ending, folder: &str) -> Option<Self> {
+        let failed = |text: &dyn std::fmt::Display| format!("Failed to execute command: {text}");
+        match ending {
+            Ending::Exited(_) | Ending::TimedOut(..) | Ending::Cancelled(_) => None,
+            Ending::NotStarted(AgentError::Refused { kind, message }) => Some(match kind {
+                FailedKind::NotFound => Self::bad_request(format!("folder '{folder}' does not exist in the box")),
+                FailedKind::NotAllowed | FailedKind::Invalid => Self::bad_request(failed(message)),
+                FailedKind::Exhausted => Self::new(StatusCode::SERVICE_UNAVAILABLE, failed(message)),
+                FailedKind::Other => Self::internal(failed(message)),
+            }),
+            Ending::NotStarted(error) | Ending::Lost(error) => Some(Self::internal(failed(error)).because(error)),
+            Ending::NotRecorded(error) => Some(Self::internal(failed(&"the server's database failed")).because(error)),
+            Ending::BoxEnded => {
+                Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
+            }
+            Ending::Unknown | Ending::Left => Some(Self::leaving()),
+        }
+    }
+
+    /// The text that the client gets.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl From<InvalidName> for ApiError {
+    fn from(error: InvalidName) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<InvalidOrder> for ApiError {
+    fn from(error: InvalidOrder) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        BoxError::Store(error).into()
+    }
+}
+
+impl From<BoxError> for ApiError {
+    fn from(error: BoxError) -> Self {
+        let status = match &error {
+            BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
+            // A sixth label is a broken rule of the request, as it is when a box is created with six.
+            BoxError::LabelsFull => StatusCode::BAD_REQUEST,
+            BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
+                StatusCode::CONFLICT
+            }
+            BoxError::TooMany(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
+            BoxError::Busy | BoxError::Leaving | BoxError::Store(StoreError::Busy | StoreError::Closed) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            BoxError::Store(
+                StoreError::NameTaken
+                | StoreError::IdTaken
+                | StoreError::NotFound
+                | StoreError::Newer { .. }
+                | StoreError::Broken { .. },
+            ) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let answer = Self::new(status, error.to_string());
+        if status.is_server_error() { answer.because(&error) } else { answer }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if self.status.is_server_error() {
+            let cause = self.cause.as_deref().unwrap_or_default();
+            tracing::error!(status = self.status.as_u16(), message = self.message, cause, "a request failed");
+        }
+        let mut response = (self.status, Json(ErrorBody { error: self.message })).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// The refusals that any route may answer with, for the OpenAPI document.
+#[derive(Debug, utoipa::IntoResponses)]
+#[expect(dead_code, reason = "only its derived description is used")]
+pub enum Refusals {
+    /// The request is wrong; the text says what to change.
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// The API key is missing or unknown.
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// There is no such box, or nothing of that name in it.
+    #[response(status = 404)]
+    NotFound(ErrorBody),
+    /// It is not possible as things are, for example because a name is taken.
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The request's body is too long.
+    #[response(status = 413)]
+    TooLong(ErrorBody),
+    /// This server does not do that.
+    #[response(status = 422)]
+    Unsupported(ErrorBody),
+    /// A limit is reached.
+    #[response(status = 429)]
+    TooMany(ErrorBody),
+    /// Something of the server's failed.
+    #[response(status = 500)]
+    Failed(ErrorBody),
+    /// Not now; later perhaps.
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}

@@ -1,0 +1,48 @@
+//! Request bodies: how long they may be, and how long they may take.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use bytes::{Bytes, BytesMut};
+use http::header;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::error::ApiError;
+
+/// How long a client may be silent in the middle of a body.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a whole body may take.
+const BODY_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Reads a whole body of at most `cap` bytes.
+///
+/// # Errors
+/// It is longer, does not arrive in time, or breaks off.
+pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, ApiError> {
+    // What is announced as too long is not waited for.
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > cap as u64) {
+        return Err(ApiError::body_too_long(cap));
+    }
+    timeout(BODY_DEADLINE, collect(request.into_body(), cap)).await.map_err(|_| ApiError::slow_body())?
+}
+
+async fn collect(mut body: Body, cap: usize) -> Result<Bytes, ApiError> {
+    let mut all = BytesMut::new();
+    loop {
+        let frame = timeout(SILENCE_MAX, body.frame()).await.map_err(|_| ApiError::slow_body())?;
+        let Some(frame) = frame else { return Ok(all.freeze()) };
+        let frame = frame.map_err(|_| ApiError::bad_request("the request's body broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if all.len() + data.len() > cap {
+            return Err(ApiError::body_too_long(cap));
+        }
+        if all.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        all.extend_from_slice(&data);
+    }
+}

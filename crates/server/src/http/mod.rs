@@ -1,0 +1,73 @@
+//! The HTTP door: parses, authenticates, translates; decides nothing about boxes.
+//!
+//! One file per resource. Around every route, from outside: [`observe`], [`auth`], and then the route's own extractors.
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use axum::{Router, routing};
+use bytes::Bytes;
+
+use crate::boxes::Boxes;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+mod accept;
+mod auth;
+mod boxes;
+mod code;
+mod error;
+mod exec;
+mod health;
+mod json;
+mod labels;
+mod limits;
+mod logs;
+mod observe;
+mod openapi;
+mod runs;
+mod stream;
+
+pub use accept::Door;
+pub use openapi::openapi;
+
+use auth::KeyCache;
+use error::ApiError;
+
+/// What every handler may use.
+struct Http {
+    boxes: Boxes,
+    store: Store,
+    keys: KeyCache,
+    metrics: Arc<Metrics>,
+    body_cap: usize,
+    openapi: Bytes,
+}
+
+/// The API.
+pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>) -> Router {
+    let http = Arc::new(Http {
+        boxes,
+        store,
+        keys: KeyCache::default(),
+        metrics,
+        body_cap: usize::try_from(config.limits.body_cap).unwrap_or(usize::MAX),
+        openapi: openapi().into(),
+    });
+    Router::from(openapi::routes())
+        .fallback(async || ApiError::no_route())
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(from_fn_with_state(Arc::clone(&http), auth::authenticate))
+        .layer(from_fn_with_state(Arc::clone(&http), observe::observe))
+        .with_state(http)
+}
+
+/// The figures, without authentication: for a listener that only the operator reaches.
+pub fn metrics_router(metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", routing::get(health::metrics))
+        .fallback(async || ApiError::no_route())
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .with_state(metrics)
+}

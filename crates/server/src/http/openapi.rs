@@ -1,0 +1,58 @@
+//! The routes and their description, from one registration.
+
+use std::sync::Arc;
+
+use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Http, boxes, code, exec, health, labels, logs, runs};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Boxyard", description = "Isolated Linux boxes over HTTP. Speaks the wire protocol of Upstash Box."),
+    modifiers(&Keys),
+    security(("api_key" = []), ("bearer" = []))
+)]
+struct Document;
+
+struct Keys;
+
+impl utoipa::Modify for Keys {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Box-Api-Key")));
+        components.add_security_scheme("api_key", key);
+        components.add_security_scheme("bearer", SecurityScheme::Http(HttpAuth::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// All routes of the API, each with its description.
+pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(boxes::create, boxes::list, boxes::delete_several))
+        .routes(routes!(boxes::show, boxes::delete))
+        .routes(routes!(boxes::status))
+        .routes(routes!(labels::add))
+        .routes(routes!(labels::remove))
+        .routes(routes!(exec::exec))
+        .routes(routes!(exec::exec_stream))
+        .routes(routes!(code::code))
+        .routes(routes!(code::code_stream))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(logs::list))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::openapi))
+}
+
+/// The OpenAPI document as pretty JSON with a final newline: the content of `openapi.json` at the root of the repository.
+pub fn openapi() -> String {
+    let document = routes().into_openapi();
+    // The document is made of texts, lists and maps with text keys.
+    let mut text = document.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}

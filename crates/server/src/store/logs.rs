@@ -1,0 +1,140 @@
+//! Logs of boxes, and the removal of what has grown old.
+
+use std::sync::atomic::Ordering;
+
+use boxyard_proto::BoxId;
+use boxyard_proto::api::logs::{LIMIT_MAX, LogLevel, LogSource};
+
+use super::sql::Sql;
+use super::sqlite::{Db, word};
+use super::{Failure, Store, StoreError};
+
+/// Bytes of one message at most; a longer one is cut.
+pub const MESSAGE_MAX: usize = 8 * 1024;
+/// Rows of each table that one pruning removes at most: the writer must not be held up.
+const PRUNE_MAX: i64 = 2_000;
+
+const INSERT: Sql =
+    Sql::new("insert into logs (box_id, at, seq, level, source, message) values ($1, $2, $3, $4, $5, $6)");
+const PAGE: Sql = Sql::new(
+    "select at, level, source, message from logs where box_id = $1
+     order by at, seq limit $2 offset $3",
+);
+const PRUNE_LOGS: Sql = Sql::new(
+    "delete from logs where (box_id, at, seq) in
+        (select box_id, at, seq from logs where at < $1 order by at limit $2)",
+);
+const PRUNE_RUNS: Sql = Sql::new(
+    "delete from runs where id in
+        (select id from runs where completed_at < $1 order by completed_at limit $2)",
+);
+
+/// One entry of a box's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRow {
+    /// When.
+    pub at: i64,
+    /// How bad it is.
+    pub level: LogLevel,
+    /// Who says it.
+    pub source: LogSource,
+    /// What; cut to [`MESSAGE_MAX`] bytes.
+    pub message: String,
+}
+
+/// How many rows a pruning has removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Log entries.
+    pub logs: usize,
+    /// Runs.
+    pub runs: usize,
+    /// There may be more to remove: call again.
+    pub more: bool,
+}
+
+impl Store {
+    /// Adds an entry to a box's log.
+    ///
+    /// # Errors
+    /// The database's failures; a box that does not exist is one.
+    pub async fn append_log(&self, box_id: BoxId, entry: LogRow) -> Result<(), StoreError> {
+        let seq = self.next_seq();
+        self.write("adding a log entry", move |db| insert(db, &box_id, &entry, seq)).await
+    }
+
+    /// Adds an entry to a box's log without waiting for anything. When the queue is full the entry is dropped and counted in
+    /// [`logs_dropped`](Self::logs_dropped).
+    pub fn append_log_queued(&self, box_id: BoxId, entry: LogRow) {
+        let seq = self.next_seq();
+        let queued = self.writer.write_later("adding a log entry", move |db| insert(db, &box_id, &entry, seq));
+        if queued.is_err() {
+            self.shared.logs_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A page of a box's log, oldest first: leaves out `offset` entries and returns at most `limit`, never more than 1000.
+    ///
+    /// # Errors
+    /// The database's failures.
+    pub async fn logs(&self, box_id: &BoxId, offset: u32, limit: u32) -> Result<Vec<LogRow>, StoreError> {
+        let box_id = box_id.clone();
+        self.read("reading a log", move |db| {
+            db.all(PAGE, (box_id.as_str(), limit.min(LIMIT_MAX), offset), |row| {
+                Ok(LogRow {
+                    at: row.get(0)?,
+                    level: word(row, 1, level_of)?,
+                    source: word(row, 2, source_of)?,
+                    message: row.get(3)?,
+                })
+            })
+        })
+        .await
+    }
+
+    /// Removes log entries from before `logs_before` and runs that ended before `runs_before`, a bounded number at a time, the oldest
+    /// first.
+    ///
+    /// # Errors
+    /// The database's failures.
+    pub async fn prune(&self, logs_before: i64, runs_before: i64) -> Result<Pruned, StoreError> {
+        self.write("removing old entries", move |db| {
+            let logs = db.execute(PRUNE_LOGS, (logs_before, PRUNE_MAX))?;
+            let runs = db.execute(PRUNE_RUNS, (runs_before, PRUNE_MAX))?;
+            let full = usize::try_from(PRUNE_MAX).unwrap_or(usize::MAX);
+            Ok(Pruned { logs, runs, more: logs == full || runs == full })
+        })
+        .await
+    }
+}
+
+fn insert(db: &Db, box_id: &BoxId, entry: &LogRow, seq: i64) -> Result<(), Failure> {
+    let message = &entry.message[..entry.message.floor_char_boundary(MESSAGE_MAX)];
+    let params = (box_id.as_str(), entry.at, seq, level_text(entry.level), source_text(entry.source), message);
+    db.execute(INSERT, params)?;
+    Ok(())
+}
+
+fn level_text(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+        LogLevel::Error => "error",
+    }
+}
+
+fn level_of(text: &str) -> Option<LogLevel> {
+    [LogLevel::Info, LogLevel::Warn, LogLevel::Error].into_iter().find(|level| level_text(*level) == text)
+}
+
+fn source_text(source: LogSource) -> &'static str {
+    match source {
+        LogSource::System => "system",
+        LogSource::Agent => "agent",
+        LogSource::User => "user",
+    }
+}
+
+fn source_of(text: &str) -> Option<LogSource> {
+    [LogSource::System, LogSource::Agent, LogSource::User].into_iter().find(|source| source_text(*source) == text)
+}

@@ -1,0 +1,71 @@
+//! What a box's log tells.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::Yard;
+
+#[tokio::test]
+async fn entries_have_exactly_four_keys_and_tell_the_story_in_order() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    client.sh(&id, "true").await;
+    client.sh(&id, "exit 3").await;
+    let logs = client.get(&format!("/v2/box/{id}/logs")).await.json();
+    let entries = logs["logs"].as_array().expect("entries");
+    for entry in entries {
+        let keys: BTreeSet<&str> = entry.as_object().expect("an entry").keys().map(String::as_str).collect();
+        assert_eq!(keys, BTreeSet::from(["timestamp", "level", "source", "message"]));
+        assert!(entry["timestamp"].as_i64().is_some_and(|seconds| (1_700_000_000..4_000_000_000).contains(&seconds)));
+    }
+    let story: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            let message: Vec<&str> =
+                entry["message"].as_str().expect("text").split(' ').filter(|word| !word.starts_with("run_")).collect();
+            format!(
+                "{} {}: {}",
+                entry["source"].as_str().expect("a"),
+                entry["level"].as_str().expect("b"),
+                message.join(" ")
+            )
+        })
+        .collect();
+    assert_eq!(
+        story,
+        [
+            "system info: Box created",
+            "user info: Run started: sh -c true",
+            "user info: Run completed with exit code 0",
+            "user info: Run started: sh -c exit 3",
+            "user warn: Run failed with exit code 3",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn pages_are_cut_by_offset_and_limit() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    for _ in 0..60 {
+        client.sh(&id, "true").await;
+    }
+    let page = async |query: &str| -> Vec<Value> {
+        let logs = client.get(&format!("/v2/box/{id}/logs{query}")).await.json();
+        logs["logs"].as_array().expect("entries").clone()
+    };
+    let all = page("?limit=5000").await;
+    assert_eq!(all.len(), 121);
+    assert_eq!(page("").await, all[..100]);
+    assert_eq!(page("?offset=100").await, all[100..]);
+    assert_eq!(page("?offset=10&limit=5").await, all[10..15]);
+    assert_eq!(page("?offset=500").await, [] as [Value; 0]);
+    for query in ["?limit=0", "?limit=-1", "?limit=x", "?offset=-1", "?offset=99999999999999"] {
+        let path = format!("/v2/box/{id}/logs{query}");
+        client.refused(Method::GET, &path, json!({}), StatusCode::BAD_REQUEST, "").await;
+    }
+}

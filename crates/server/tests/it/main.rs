@@ -1,0 +1,20 @@
+//! The server as its clients see it, on the engine in memory: over real sockets, with a real database, without root.
+//!
+//! One file per resource or concern. Tests wait for events, never for time.
+
+mod accounts;
+mod auth;
+mod bad_input;
+mod boxes;
+mod code;
+mod connections;
+mod exec;
+mod labels;
+mod logs;
+mod metrics;
+mod openapi;
+mod races;
+mod recovery;
+mod runs;
+mod streams;
+mod support;

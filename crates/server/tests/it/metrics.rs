@@ -1,0 +1,32 @@
+//! The figures.
+
+use std::net::SocketAddr;
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::{Client, Yard};
+
+#[tokio::test]
+async fn figures_are_on_a_listener_of_their_own() {
+    let yard = Yard::with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    client.sh(&id, "true").await;
+    client.post(&format!("/v2/box/{id}/exec"), json!({"command": []})).await;
+    let figures = Client::new(yard.metrics_address(), None).get("/metrics").await;
+    assert_eq!(figures.status, StatusCode::OK);
+    let text = figures.text();
+    for line in [
+        "boxyard_boxes{phase=\"ready\"} 1",
+        "boxyard_creates_total{outcome=\"ok\"} 1",
+        "boxyard_execs_total{door=\"exec\"} 1",
+        "boxyard_execs_running 0",
+        "boxyard_http_requests_total{method=\"POST\",route=\"/v2/box/{id}/exec\",status=\"200\"} 1",
+        "boxyard_http_requests_total{method=\"POST\",route=\"/v2/box/{id}/exec\",status=\"400\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
+    assert!(!text.contains(&id));
+    assert_eq!(client.get("/metrics").await.status, StatusCode::NOT_FOUND, "not among the API");
+}
