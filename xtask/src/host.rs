@@ -161,7 +161,9 @@ pub fn become_root(more: &[&str]) -> Result<()> {
             sudo.arg(format!("{name}={value}"));
         }
     }
-    sudo.arg(own).args(std::env::args_os().skip(1)).args(more);
+    // `more` comes right after the task's name: the end may belong to somebody else.
+    let mut arguments = std::env::args_os().skip(1);
+    sudo.arg(own).args(arguments.next()).args(more).args(arguments);
     Err(sudo.exec()).context("starting sudo")
 }
 

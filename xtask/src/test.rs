@@ -170,7 +170,8 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
         shell::cargo(&["nextest", "run", "--locked", "--workspace", "--profile", "ci", "--no-tests", "pass"]);
     nextest.args(["--filterset", set]).args(filter);
     nextest.env("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()).env("BOXYARD_TEST_PYTHON", sdk::python());
-    let report = shell::target().join("nextest/ci/junit.xml");
+    // nextest keeps its own files below the root, wherever cargo builds.
+    let report = shell::root().join("target/nextest/ci/junit.xml");
     // An older report must not be taken for this run's.
     match std::fs::remove_file(&report) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => bail!("removing {}: {error}", report.display()),
