@@ -5,7 +5,7 @@ use std::io;
 
 use boxyard_engine::EngineError;
 use boxyard_engine::images::ImagesConfig;
-use boxyard_engine::local::{Cidr, LocalConfig};
+use boxyard_engine::local::{Cidr, LocalConfig, LocalEngine};
 use boxyard_server::config::{AddressRange, Config};
 
 use crate::failure::Failure;
@@ -35,6 +35,13 @@ pub(crate) fn images(config: &Config) -> ImagesConfig {
 pub(crate) fn not_opened(error: EngineError) -> Failure {
     let hint = if in_use(&error) { "" } else { "\nrun boxyard doctor to see what this host lacks" };
     Failure::plain(format!("{}{hint}", Failure::failed("the local engine", error).text()))
+}
+
+/// Closes the engine: boxes that run go on, with all that they share; where there are none, nothing of ours stays on the host.
+pub(crate) async fn close(engine: &LocalEngine) {
+    if let Err(error) = engine.close().await {
+        tracing::warn!(error = &error as &dyn Error, "cannot tidy up");
+    }
 }
 
 /// Whether the engine could not be opened because another server has the data directory.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::data::DataOptions;
 use crate::failure::Failure;
-use crate::host::{images, in_use, local, not_opened};
+use crate::host::{close, images, in_use, local, not_opened};
 use crate::output::{note, print, table};
 
 /// How often a bar without news shows that it is alive.
@@ -58,6 +58,12 @@ impl Build {
             }
             Err(error) => return Err(not_opened(error)),
         };
+        let built = self.build(&engine).await;
+        close(&engine).await;
+        built
+    }
+
+    async fn build(&self, engine: &LocalEngine) -> Result<ExitCode, Failure> {
         for name in &self.names {
             let shown = Shown::begin(name);
             let progress = engine.build_progress();

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::data::{DataOptions, load};
 use crate::failure::{FAILED, Failure};
-use crate::host::{local, not_opened};
+use crate::host::{close, local, not_opened};
 use crate::output::print;
 use crate::signals::Signals;
 
@@ -74,10 +74,7 @@ async fn serve(config: &Config) -> Result<ExitCode, Failure> {
     let mut signals = Signals::watch()?;
     let engine = Arc::new(LocalEngine::open(local(config)).await.map_err(not_opened)?);
     let served = serve_from(config, &engine, &mut signals).await;
-    // Boxes that run go on, with all that they share; where there are none, nothing of ours stays on the host.
-    if let Err(error) = engine.close().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "cannot tidy up");
-    }
+    close(&engine).await;
     served
 }
 
