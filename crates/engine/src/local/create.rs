@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{File, Launch, Network};
-use rustix::process::{Resource, getrlimit};
 
 use super::LocalEngine;
 use super::launcher::Waiting;
