@@ -41,7 +41,8 @@ use async_trait::async_trait;
 use boxyard_proto::{BoxId, SnapshotId};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use self::cidr::{Cidr, InvalidCidr};
@@ -53,6 +54,9 @@ use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Connections that wait at once for boxes whose queues are full. Each keeps a thread, of which the server has 512 for everything.
+const PATIENT: usize = 64;
 
 /// How a [`LocalEngine`] is set up.
 #[derive(Debug, Clone)]
@@ -106,6 +110,7 @@ pub struct LocalEngine {
     network: Network,
     images: Box<dyn ImageSource>,
     tasks: TaskTracker,
+    patience: Arc<Semaphore>,
     _sweeper: AbortOnDropHandle<()>,
 }
 
@@ -169,7 +174,9 @@ impl Engine for LocalEngine {
     async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError> {
         let path = self.host.instance.socket(id);
         let connected = match UnixStream::connect(&path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => connect_patiently(path).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connect_patiently(Arc::clone(&self.patience), path).await
+            }
             connected => connected,
         };
         match connected {
@@ -218,9 +225,13 @@ impl Engine for LocalEngine {
 }
 
 /// Connects to a socket whose queue is full: such a connect either fails at once or blocks its thread.
-async fn connect_patiently(path: PathBuf) -> io::Result<UnixStream> {
+async fn connect_patiently(room: Arc<Semaphore>, path: PathBuf) -> io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let place = timeout(ACCEPT_DEADLINE, room.acquire_owned()).await.map_err(|_| io::ErrorKind::WouldBlock)?;
+    let place = place.map_err(io::Error::other)?;
     let connected = tokio::task::spawn_blocking(move || {
+        // The thread keeps its place when nobody waits for it any more.
+        let _place = place;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(ACCEPT_DEADLINE))?;
         connect(&socket, &SocketAddrUnix::new(&path)?)?;

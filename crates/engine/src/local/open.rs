@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::UIDS_PER_BOX;
+use tokio::sync::Semaphore;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::cgroup::Cgroups;
@@ -20,7 +21,7 @@ use super::network::link::Links;
 use super::network::{self, Network, NetworkConfig, room};
 use super::record::Record;
 use super::slots::Slots;
-use super::{ImageSource, LocalConfig, LocalEngine};
+use super::{ImageSource, LocalConfig, LocalEngine, PATIENT};
 use crate::EngineError;
 use crate::images::Images;
 
@@ -68,7 +69,8 @@ impl LocalEngine {
             tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
         let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
-        Ok(Self { host, network, images, tasks: TaskTracker::new(), _sweeper: sweeper })
+        let patience = Arc::new(Semaphore::new(PATIENT));
+        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweeper: sweeper })
     }
 
     /// Finishes what is under way in the background. Boxes that run go on; where there are none, what was prepared on the host is removed,

@@ -7,6 +7,7 @@ use boxyard_proto::launch::Launch;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::mounts::again;
 use super::namespaces::{open_folder, write_below};
 use crate::trouble::{Doing, Trouble};
 
@@ -54,9 +55,10 @@ impl BoxCgroup {
         Ok(())
     }
 
-    /// A descriptor of the box's cgroup, for PID 1.
+    /// A descriptor of the box's cgroup, for PID 1. On a mount of its own that ends here: above a folder of the host's mount lies the
+    /// whole host (CVE-2024-21626).
     pub fn folder(&self) -> Result<OwnedFd, Trouble> {
-        self.folder.try_clone().doing("opening the cgroup for PID 1")
+        again(&self.folder, "").doing("opening the cgroup for PID 1")
     }
 
     /// The folder of PID 1's cgroup.

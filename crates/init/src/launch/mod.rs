@@ -98,16 +98,21 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
     let handshake = Handshake::new()?;
     let kit = Kit { listener, cgroup: cgroup.folder()?, layers, devices, filter };
 
-    let child =
-        match sys::clone3(NAMESPACES, Some(cgroup.leaf().as_fd()), true).doing("starting the box's first process")? {
-            Forked::Child => {
-                // What the launcher would take back is not this process's to take.
-                socket.keep();
-                cgroup.keep();
-                inside::run(plan, kit, handshake)
-            }
-            Forked::Parent(child) => child,
-        };
+    namespaces::act_as(plan.uid_start)?;
+    let forked = sys::clone3(NAMESPACES, Some(cgroup.leaf().as_fd()), true).doing("starting the box's first process");
+    let child = match forked? {
+        Forked::Child => {
+            // What the launcher would take back is not this process's to take.
+            socket.keep();
+            cgroup.keep();
+            inside::run(plan, kit, handshake)
+        }
+        Forked::Parent(child) => child,
+    };
+    if let Err(trouble) = namespaces::act_as(0) {
+        namespaces::end(&child);
+        return Err(trouble);
+    }
     let outside = handshake.outside();
     let attended = attend(&plan, &proc, &child, &kit.layers, &v1, &outside).map_err(|trouble| {
         // When the child is dead already, its last words say more than what we failed at for its sake.

@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use boxyard_proto::launch::UIDS_PER_BOX;
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, fstatfs, openat, openat2};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::thread::{capabilities, set_capabilities, set_thread_res_uid};
 
 use crate::sys::{self, Child};
 use crate::trouble::{Doing, Trouble};
@@ -70,6 +71,20 @@ pub fn map_ids(proc: &Proc, child: &Child, start: u32) -> Result<(), Trouble> {
     let map = format!("0 {start} {UIDS_PER_BOX}\n");
     proc.write(&format!("{pid}/uid_map"), &map)?;
     proc.write(&format!("{pid}/gid_map"), &map)
+}
+
+/// Acts as the host's user `uid` with all that this process may do, until it is told to act as another.
+///
+/// The kernel counts what a user namespace uses of the host's limits for each user (inotify instances and watches, pending signals,
+/// message queues) against whoever made the namespace. Made by the host's root, one box could use up root's share, which is also that
+/// of all other boxes; so the box's own first uid makes it, which nobody outside has.
+pub fn act_as(uid: u32) -> Result<(), Trouble> {
+    let doing = || format!("acting as the user {uid}");
+    set_thread_res_uid(Uid::ROOT, Uid::from_raw(uid), Uid::ROOT).doing_with(doing)?;
+    // A change from root to another user has cleared what is in effect, and nothing else.
+    let mut sets = capabilities(None).doing_with(doing)?;
+    sets.effective = sets.permitted;
+    set_capabilities(None, sets).doing_with(doing)
 }
 
 /// Ends the child, and with it all that it started, and waits until it is gone.

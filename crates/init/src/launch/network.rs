@@ -19,6 +19,9 @@ const INSIDE: &str = "eth0";
 const VETH_PEER: u16 = 1;
 const ADDRESS_GENERATION_MODE: u16 = 8;
 const NO_ADDRESSES: u8 = 1;
+/// `IFLA_INET_CONF`, and the setting in it that is called `arp_filter` elsewhere.
+const IPV4_SETTINGS: u16 = 1;
+const ARP_FILTER: u16 = 13;
 const UP: u32 = 1;
 
 /// Makes both ends, brings the host's up and routes the box's address to it.
@@ -90,12 +93,22 @@ fn bring_up(routes: &Routes, network: &Network) -> Result<(), Trouble> {
             });
         });
     });
+    // The host must not note neighbours that a box makes up: the table is small and there is one for all interfaces. So it listens to
+    // those only whom it would reach by this interface, which is the box's own address.
+    batch.request(libc::RTM_NEWLINK, CHANGE, &interface(index, 0, 0), |link| {
+        link.nest(libc::IFLA_AF_SPEC, |families| {
+            families.nest(u16::try_from(libc::AF_INET).unwrap_or_default(), |ipv4| {
+                ipv4.nest(IPV4_SETTINGS, |settings| settings.number(ARP_FILTER, 1));
+            });
+        });
+    });
     batch.request(libc::RTM_NEWLINK, CHANGE, &interface(index, UP, UP), |_| {});
     route(&mut batch, index, network.address, 32, None);
     match routes.send(batch) {
         // A kernel without IPv6 has no addresses to leave out.
         Ok(()) | Err((0, _)) => Ok(()),
-        Err((1, error)) => Err(error).doing_with(|| format!("bringing up {name}")),
+        Err((1, error)) => Err(error).doing_with(|| format!("choosing the neighbours of {name}")),
+        Err((2, error)) => Err(error).doing_with(|| format!("bringing up {name}")),
         Err((_, error)) => Err(error).doing_with(|| format!("routing {} to {name}", network.address)),
     }
 }

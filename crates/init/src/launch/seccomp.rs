@@ -32,6 +32,11 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
+/// Options of packet sockets (`SOL_PACKET`) that take memory which no cgroup counts: `PACKET_RX_RING` and `PACKET_TX_RING`. Root of a
+/// box could take all of the host's with them.
+const PACKET_OPTIONS: u32 = 263;
+const PACKET_RINGS: &[u32] = &[5, 13];
+
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -44,6 +49,9 @@ const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
+/// The same of the two arguments after it.
+const SECOND_ARGUMENT: u32 = 24;
+const THIRD_ARGUMENT: u32 = 32;
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
@@ -80,6 +88,8 @@ enum Verdict {
     Without(u32),
     /// Allowed when the first argument is one of these.
     With(&'static [u32]),
+    /// Allowed unless the second argument is this and the third is one of these.
+    Except(u32, &'static [u32]),
 }
 
 /// The filter of a whole box.
@@ -91,6 +101,7 @@ pub fn for_box() -> Vec<sock_filter> {
     verdicts[number(libc::SYS_clone) as usize] = Verdict::Without(NEW_NAMESPACES);
     verdicts[number(libc::SYS_personality) as usize] = Verdict::With(PERSONALITIES);
     verdicts[number(libc::SYS_socket) as usize] = Verdict::With(SOCKET_FAMILIES);
+    verdicts[number(libc::SYS_setsockopt) as usize] = Verdict::Except(PACKET_OPTIONS, PACKET_RINGS);
     let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     for (call, verdict) in (0..).zip(verdicts) {
         if ranges.last().is_none_or(|(_, last)| *last != verdict) {
@@ -140,6 +151,11 @@ fn judge(verdict: Verdict) -> Vec<sock_filter> {
         Verdict::With(values) => {
             let tests = values.iter().flat_map(|value| [step(EQUAL, *value, 0, 1), allow]);
             [argument].into_iter().chain(tests).chain([refusal]).collect()
+        }
+        Verdict::Except(second, thirds) => {
+            let level = [step(LOAD, SECOND_ARGUMENT, 0, 0), step(EQUAL, second, 1, 0), allow];
+            let tests = thirds.iter().flat_map(|third| [step(EQUAL, *third, 0, 1), refusal]);
+            level.into_iter().chain([step(LOAD, THIRD_ARGUMENT, 0, 0)]).chain(tests).chain([allow]).collect()
         }
     }
 }
@@ -475,6 +491,10 @@ mod tests {
 
     /// What the kernel would answer.
     fn run(filter: &[sock_filter], arch: u32, call: u32, argument: u32) -> u32 {
+        run_with(filter, arch, call, [argument, 0, 0])
+    }
+
+    fn run_with(filter: &[sock_filter], arch: u32, call: u32, arguments: [u32; 3]) -> u32 {
         let (mut at, mut loaded) = (0, 0);
         loop {
             let step = filter[at];
@@ -482,8 +502,11 @@ mod tests {
             let jump = |yes: bool| usize::from(if yes { step.jt } else { step.jf });
             match step.code {
                 LOAD => {
-                    loaded = [(NUMBER, call), (ARCH, arch), (FIRST_ARGUMENT, argument)]
+                    let [first, second, third] = arguments;
+                    let arguments = [(FIRST_ARGUMENT, first), (SECOND_ARGUMENT, second), (THIRD_ARGUMENT, third)];
+                    loaded = [(NUMBER, call), (ARCH, arch)]
                         .into_iter()
+                        .chain(arguments)
                         .find(|(offset, _)| *offset == step.k)
                         .expect("a known field")
                         .1
@@ -533,6 +556,17 @@ mod tests {
         assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_clone3), 0), refuse(libc::ENOSYS));
         assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_unshare), 0), refuse(libc::EPERM));
         assert_eq!(run(&FOR_JOBS, ARCHITECTURE, number(libc::SYS_execve), 0), ALLOW);
+    }
+
+    #[test]
+    fn packet_sockets_get_no_rings_of_memory_that_nobody_counts() {
+        let filter = for_box();
+        let set =
+            |level, option| run_with(&filter, ARCHITECTURE, number(libc::SYS_setsockopt), [3, level, option]) == ALLOW;
+        let level = libc::SOL_PACKET.cast_unsigned();
+        assert!(!set(level, libc::PACKET_RX_RING.cast_unsigned()) && !set(level, libc::PACKET_TX_RING.cast_unsigned()));
+        assert!(set(level, libc::PACKET_ADD_MEMBERSHIP.cast_unsigned()));
+        assert!(set(libc::SOL_SOCKET.cast_unsigned(), 5) && set(libc::IPPROTO_TCP.cast_unsigned(), 13));
     }
 
     #[test]

@@ -90,9 +90,9 @@ table inet boxyard_{tag} {{
   }}
   chain to_host {{
     ct state established,related accept
-    ip daddr {gateway} udp dport 53 accept
-    ip daddr {gateway} tcp dport 53 accept
-    ip daddr {gateway} icmp type echo-request accept
+    ip daddr {gateway} udp dport 53 jump counted
+    ip daddr {gateway} tcp dport 53 jump counted
+    ip daddr {gateway} icmp type echo-request jump counted
     drop
   }}
   chain forward {{

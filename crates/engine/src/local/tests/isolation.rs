@@ -28,3 +28,18 @@ async fn a_box_sees_only_its_own_processes_and_cannot_raise_its_limits() {
     assert_eq!(raise.await.out, "");
     yard.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_that_takes_all_its_inotify_instances_leaves_others_theirs() {
+    let yard = Yard::open().await;
+    let (greedy, other) = (yard.make().await, yard.make().await);
+    // 294 is inotify_init1.
+    let take = "$| = 1; my $n = 0; $n++ while $n < 100000 && syscall(294, 0) >= 0; print qq($n\\n);";
+    let hold = format!("mkfifo /tmp/f; (setsid perl -e '{take} sleep 600' > /tmp/f 2>&1 &); head -1 /tmp/f");
+    let taken: u32 = yard.sh(&greedy, &hold).await.out.trim().parse().unwrap();
+    assert!(taken > 0, "the limit is a box's own");
+    assert_eq!(yard.sh(&other, &format!("perl -e '{take}'")).await.out, format!("{taken}\n"), "another box");
+    let host = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
+    assert!(host.is_ok(), "the host: {host:?}");
+    yard.close().await;
+}

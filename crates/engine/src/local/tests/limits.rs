@@ -1,6 +1,13 @@
 //! A box that eats its limit harms itself only.
 
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
 use super::yard::{LIMITS, Yard};
+use crate::local::{PATIENT, connect_patiently};
 use crate::{Engine, Limits};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,4 +46,31 @@ async fn cpu_time_is_counted_out() {
     let (wall, used) = (started.elapsed(), yard.engine.usage(&id).await.unwrap().cpu_ns - before);
     assert!(u128::from(used) < wall.as_nanos() / 5, "{used} ns of {wall:?}");
     yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_wait_for_a_full_box_do_not_take_all_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("full.sock");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&listener, &address).unwrap();
+    listen(&listener, 0).unwrap();
+    let first = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    connect(&first, &address).unwrap();
+
+    let room = Arc::new(Semaphore::new(PATIENT));
+    let mut waiting = JoinSet::new();
+    for _ in 0..1000 {
+        waiting.spawn(connect_patiently(Arc::clone(&room), path.clone()));
+    }
+    while room.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    // Those who stop waiting leave their threads behind for a while, and nobody gets another instead.
+    waiting.abort_all();
+    assert_eq!(room.available_permits(), 0);
+    let elsewhere = tokio::task::spawn_blocking(|| "room for other work");
+    assert_eq!(elsewhere.await.unwrap(), "room for other work");
+    drop(listener);
 }

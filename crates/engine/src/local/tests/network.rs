@@ -141,6 +141,53 @@ async fn a_box_has_only_its_share_of_the_hosts_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn asking_the_name_server_does_not_fill_the_hosts_table_of_connections() {
+    let yard = Yard::open().await;
+    let id = yard.make().await;
+    let gateway = yard.config.network_range.address(1).unwrap();
+    let count = || -> u64 {
+        let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        text.trim().parse().unwrap()
+    };
+    let before = count();
+    // No questions, so the name server has nothing to do; but each comes from a port of its own.
+    let send = format!(
+        "import socket\nfor n in range(1025, 10025):\n  s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n  \
+         s.bind((\"0.0.0.0\", n)); s.sendto(b\"x\", (\"{gateway}\", 53)); s.close()"
+    );
+    assert_eq!(yard.sh(&id, &format!("python3 -c '{send}'")).await.code, 0);
+    let made = count().saturating_sub(before);
+    assert!((3000..=4500).contains(&made), "{made}: 4096 and what else happens on this machine");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_that_a_box_makes_up_are_not_noted_by_the_host() {
+    let yard = Yard::open().await;
+    let id = yard.make().await;
+    let gateway = yard.config.network_range.address(1).unwrap();
+    let own = yard.address(&id).await;
+    let ask = format!(
+        "import socket, struct\n\
+         s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind((\"eth0\", 0x806)); s.settimeout(20)\n\
+         mac = s.getsockname()[4]\n\
+         def ask(source): s.send(b\"\\xff\" * 6 + mac + struct.pack(\"!HHHBBH\", 0x806, 1, 0x800, 6, 4, 1) + mac + \
+         socket.inet_aton(source) + bytes(6) + socket.inet_aton(\"{gateway}\"))\n\
+         for n in range(200): ask(\"203.0.113.%d\" % n)\n\
+         ask(\"{own}\")\n\
+         print(socket.inet_ntoa(s.recv(99)[38:42]))"
+    );
+    // The last request comes from the box's own address and is answered, and the only one.
+    let asked = yard.sh(&id, &format!("python3 -c '{ask}'")).await;
+    assert_eq!(asked.out.trim(), own, "{asked:?}");
+    let output = std::process::Command::new("ip").args(["-4", "neigh"]).output().unwrap();
+    let noted = String::from_utf8_lossy(&output.stdout).into_owned();
+    let link = format!("by{}-", yard.tag());
+    assert!(!noted.lines().any(|line| line.starts_with("203.0.113.") && line.contains(&link)), "{noted}");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_resolve_and_packages_install() {
     let hosts = BTreeMap::from([("site.test".to_owned(), Ipv4Addr::new(203, 0, 113, 99))]);
     let yard = Yard::open_with(|config| config.dns_hosts = hosts).await;
