@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use boxyard_proto::RunId;
 use boxyard_proto::api::exec::{ExecRequest, ExecResult, ExecStarted};
@@ -14,6 +14,7 @@ use super::Http;
 use super::auth::Caller;
 use super::error::{ApiError, Refusals};
 use super::json::{Json, Path};
+use super::paced::Patience;
 use super::stream;
 use crate::boxes::{BoxError, Boxes, Collected, Lease, Order, Started};
 
@@ -60,6 +61,7 @@ pub(super) async fn exec(
 pub(super) async fn exec_stream(
     State(http): State<Arc<Http>>,
     Caller(account): Caller,
+    Extension(patience): Extension<Patience>,
     Path(id): Path<String>,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
@@ -67,7 +69,7 @@ pub(super) async fn exec_stream(
     let folder = order.folder().to_owned();
     let lease = lease_for_stream(&http.boxes, &account, &id).await?;
     let (started, output) = http.boxes.stream(lease, order, "exec-stream");
-    Ok(stream::respond(started, output, folder))
+    Ok(stream::respond(started, output, folder, &patience))
 }
 
 fn order(request: ExecRequest) -> Result<Order, ApiError> {

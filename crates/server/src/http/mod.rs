@@ -26,6 +26,7 @@ mod limits;
 mod logs;
 mod observe;
 mod openapi;
+mod paced;
 mod runs;
 mod stream;
 
