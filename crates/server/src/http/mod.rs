@@ -20,6 +20,7 @@ mod code;
 mod error;
 mod exec;
 mod health;
+mod held;
 mod json;
 mod labels;
 mod limits;
