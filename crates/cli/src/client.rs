@@ -52,12 +52,19 @@ pub(crate) struct Client {
 
 impl ClientOptions {
     pub(crate) fn connect(&self) -> Result<Client, Failure> {
-        let url = match first(self.url.clone(), &URLS)? {
+        let given = first(self.url.clone(), &URLS)?;
+        let elsewhere = given.as_deref().is_some_and(|url| !is_on_this_host(url));
+        let url = match given {
             Some(url) => url,
             None => format!("http://{}", reachable(load(&self.data.flags()?)?.http)),
         };
         let key = match first(self.key.clone(), &KEYS)? {
             Some(key) => Secret::new(key),
+            None if elsewhere => {
+                return Err(Failure::usage(format!(
+                    "no API key for {url}: set BOXYARD_API_KEY; this host's own key is for its own server"
+                )));
+            }
             None => read_first_key(&load(&self.data.flags()?)?.data_dir).ok_or_else(|| {
                 Failure::usage(
                     "no API key: set BOXYARD_API_KEY, or run this as the server's user on its host (make one there with \
@@ -79,6 +86,15 @@ fn first(flag: Option<String>, variables: &[&str]) -> Result<Option<String>, Fai
         }
     }
     Ok(None)
+}
+
+/// Whether a URL is surely of this host.
+fn is_on_this_host(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        let Some(host) = url.host_str() else { return false };
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// Where a server that listens on `address` is reached from its own host.
@@ -181,6 +197,17 @@ pub(crate) fn box_argument(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_of_this_host_is_not_sent_to_another() {
+        for here in ["http://127.0.0.1:7070", "http://localhost", "http://[::1]:7070/x"] {
+            assert!(is_on_this_host(here), "{here}");
+        }
+        for elsewhere in ["https://box.example", "http://127.0.0.1.example", "http://localhost@box.example", "nonsense"]
+        {
+            assert!(!is_on_this_host(elsewhere), "{elsewhere}");
+        }
+    }
 
     #[test]
     fn paths_are_made_below_the_base_and_keys_stay_hidden() {

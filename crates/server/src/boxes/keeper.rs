@@ -331,7 +331,8 @@ async fn ended(deed: &mut Option<AbortOnDropHandle<Result<(), EngineError>>>) ->
     }
 }
 
-fn backoff(failures: u32) -> Duration {
+/// The wait after so many failures in a row.
+pub(super) fn backoff(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(RETRY_MAX)
 }
 

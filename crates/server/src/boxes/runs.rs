@@ -10,9 +10,10 @@ use boxyard_proto::api::runs::{RunData, RunStatus, RunType};
 use boxyard_proto::wire::Exit;
 use boxyard_proto::{BoxId, RunId};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::backoff;
 use super::kept::{Kept, Lease};
 use super::order::Order;
 use super::pipe::{self, Reader};
@@ -319,6 +320,7 @@ impl Run {
     async fn end(self, ending: Ending, output: work::Output, reply: Option<oneshot::Sender<Collected>>) {
         let exit = ending.exit();
         let status = ending.status();
+        let mut unrecorded = None;
         if let Ending::NotStarted(AgentError::Engine(error)) | Ending::Lost(AgentError::Engine(error)) = &ending
             && error.kind == boxyard_engine::ErrorKind::NotFound
         {
@@ -337,15 +339,20 @@ impl Run {
             };
             self.lease.worked(cpu_ns);
             self.log_end(&ending);
-            if let Err(error) = self.yard.store.finish_run(self.id.clone(), end).await {
-                tracing::error!(run_id = %self.id, error = chain(&error), "a run's end could not be recorded");
-            }
             let took = Duration::from_millis(u64::try_from(completed_at - self.begun_at).unwrap_or(0));
             self.yard.metrics.exec_seconds.observe(took.as_secs_f64());
+            if let Err(error) = self.yard.store.finish_run(self.id.clone(), end.clone()).await {
+                tracing::error!(run_id = %self.id, error = chain(&error), "a run's end could not be recorded");
+                unrecorded = Some(end);
+            }
         }
-        let Self { lease, listed, .. } = self;
+        let Self { yard, lease, id, listed, .. } = self;
         drop(lease);
-        drop(listed);
+        match unrecorded {
+            // A run without an end would be shown as running for as long as this server lives.
+            Some(end) => drop(yard.tasks.spawn(record_later(listed, id, end))),
+            None => drop(listed),
+        }
         if let Some(reply) = reply {
             // Nobody waits when the client has left.
             let _ = reply.send(Collected { ending, out: output.out, err: output.err, truncated: output.truncated });
@@ -376,6 +383,24 @@ impl Run {
     fn log(&self, level: LogLevel, message: String) {
         let entry = LogRow { at: now_ms(), level, source: LogSource::User, message };
         self.yard.store.append_log_queued(self.lease.kept().id().clone(), entry);
+    }
+}
+
+/// Records the end of a run that could not be recorded at once, and keeps it listed until then.
+async fn record_later(listed: Listed, id: RunId, end: RunEnd) {
+    let yard = &listed.yard;
+    let mut failures = 0;
+    loop {
+        failures += 1;
+        tokio::select! {
+            () = sleep(backoff(failures)) => {}
+            // The next server asks the box how the run ended.
+            () = yard.leaving.cancelled() => return,
+        }
+        match yard.store.finish_run(id.clone(), end.clone()).await {
+            Ok(_) | Err(StoreError::Closed) => return,
+            Err(error) => tracing::error!(run_id = %id, error = chain(&error), "a run's end is still not recorded"),
+        }
     }
 }
 

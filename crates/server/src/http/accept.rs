@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,12 +24,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::paced::{Paced, Patience};
+
 /// Silence after which a connection is asked whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// Time between such questions.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
-/// How long sent bytes may stay unacknowledged: then the other end is gone.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
+/// How long a client may take no byte of an answer; the reader of a stream may pause for as long as it likes.
+const STALL_MAX: Duration = Duration::from_secs(120);
 /// The pause after a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long handlers that were told to give up may take to answer.
@@ -118,10 +123,18 @@ async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, 
         tracing::debug!(%error, "a connection could not be prepared");
         return;
     }
+    let patience = Patience::default();
+    let stream = Paced::new(stream, patience.clone(), STALL_MAX);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        patience.lose();
+        request.extensions_mut().insert(patience.clone());
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
@@ -141,6 +154,5 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+    socket.set_tcp_keepalive(&keepalive)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use boxyard_proto::api::exec::{CodeRequest, ExecResult};
 
@@ -11,6 +11,7 @@ use super::auth::Caller;
 use super::error::{ApiError, Refusals};
 use super::exec::{answer, lease_for_stream};
 use super::json::{Json, Path};
+use super::paced::Patience;
 use super::stream;
 use crate::boxes::{Language, Order};
 
@@ -39,6 +40,7 @@ pub(super) async fn code(
 pub(super) async fn code_stream(
     State(http): State<Arc<Http>>,
     Caller(account): Caller,
+    Extension(patience): Extension<Patience>,
     Path(id): Path<String>,
     Json(request): Json<CodeRequest>,
 ) -> Result<Response, ApiError> {
@@ -46,7 +48,7 @@ pub(super) async fn code_stream(
     let folder = order.folder().to_owned();
     let lease = lease_for_stream(&http.boxes, &account, &id).await?;
     let (started, output) = http.boxes.stream(lease, order, "code-stream");
-    Ok(stream::respond(started, output, folder))
+    Ok(stream::respond(started, output, folder, &patience))
 }
 
 fn order(request: CodeRequest) -> Result<Order, ApiError> {

@@ -64,6 +64,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request's body is over the limit of {cap} bytes"))
     }
 
+    /// Whether it refuses a body for its length.
+    pub(super) fn is_about_length(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
     /// The request asks for something that this server does not do.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)

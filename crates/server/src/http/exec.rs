@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use boxyard_proto::RunId;
 use boxyard_proto::api::exec::{ExecRequest, ExecResult, ExecStarted};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 use tokio::time::timeout;
 
 use super::Http;
 use super::auth::Caller;
 use super::error::{ApiError, Refusals};
+use super::held::Held;
 use super::json::{Json, Path};
+use super::paced::Patience;
 use super::stream;
 use crate::boxes::{BoxError, Boxes, Collected, Lease, Order, Started};
 
@@ -21,6 +24,8 @@ use crate::boxes::{BoxError, Boxes, Collected, Lease, Order, Started};
 const RUN_ID: HeaderName = HeaderName::from_static("x-box-run-id");
 /// How long a stream's head may wait for a box that is being made or resumed: some clients give up after 30 s.
 const STREAM_READY_DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes of output up to which an answer is made in one piece, with its length in its head.
+const WHOLE_MAX: usize = 1024 * 1024;
 
 /// Runs a command and answers when it has ended
 ///
@@ -60,6 +65,7 @@ pub(super) async fn exec(
 pub(super) async fn exec_stream(
     State(http): State<Arc<Http>>,
     Caller(account): Caller,
+    Extension(patience): Extension<Patience>,
     Path(id): Path<String>,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
@@ -67,7 +73,7 @@ pub(super) async fn exec_stream(
     let folder = order.folder().to_owned();
     let lease = lease_for_stream(&http.boxes, &account, &id).await?;
     let (started, output) = http.boxes.stream(lease, order, "exec-stream");
-    Ok(stream::respond(started, output, folder))
+    Ok(stream::respond(started, output, folder, &patience))
 }
 
 fn order(request: ExecRequest) -> Result<Order, ApiError> {
@@ -90,20 +96,20 @@ pub(super) async fn answer(started: Started, folder: &str) -> Result<Response, A
     if let Some(error) = ApiError::of_ending(&ending, folder) {
         return Ok((head, error).into_response());
     }
-    let mut error = text(err);
+    let mut error = err;
     if let Some(complaint) = ending.complaint() {
-        if !error.is_empty() && !error.ends_with('\n') {
-            error.push('\n');
+        if !error.is_empty() && !error.ends_with(b"\n") {
+            error.push(b'\n');
         }
-        error.push_str(&complaint);
+        error.extend_from_slice(complaint.as_bytes());
     }
-    let result = ExecResult {
-        exit_code: ending.code().unwrap_or_default(),
-        output: text(out),
-        error: Some(error).filter(|error| !error.is_empty()),
-        truncated,
-    };
-    Ok((head, axum::Json(result)).into_response())
+    let exit_code = ending.code().unwrap_or_default();
+    if out.len() + error.len() > WHOLE_MAX {
+        let body = Body::new(Held::new(exit_code, out, error, truncated));
+        return Ok((head, [(header::CONTENT_TYPE, "application/json")], body).into_response());
+    }
+    let error = Some(text(error)).filter(|error| !error.is_empty());
+    Ok((head, axum::Json(ExecResult { exit_code, output: text(out), error, truncated })).into_response())
 }
 
 pub(super) fn run_id_header(id: &RunId) -> [(HeaderName, HeaderValue); 1] {

@@ -38,8 +38,16 @@ impl FromRequest<Arc<Http>> for JsonObject {
     }
 }
 
+/// Values in a body at most. Far more than any request needs; in memory a value takes up to fifty times its bytes in the body.
+const VALUES_MAX: usize = 200_000;
+/// Bytes that a refusal shows of what is wrong with a value: the value itself is in it.
+const REFUSAL_BYTES_MAX: usize = 300;
+
 fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let text = str::from_utf8(body).map_err(|_| ApiError::bad_request("the body is not UTF-8 text"))?;
+    if values(body) > VALUES_MAX {
+        return Err(ApiError::bad_request(format!("the body has more than {VALUES_MAX} values")));
+    }
     if text.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
@@ -52,6 +60,30 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     }
 }
 
+/// How many values a JSON text has at least: each but the first follows a comma or an opening bracket that no string contains.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut in_string, mut escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+fn shown(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    if text.len() > REFUSAL_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(REFUSAL_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 /// Gives an object its type.
 ///
 /// # Errors
@@ -59,15 +91,15 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 pub(super) fn typed<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, ApiError> {
     let object = Value::Object(object);
     T::deserialize(&object).map_err(|error| {
-        let Value::Object(fields) = object else { return ApiError::bad_request(error.to_string()) };
+        let Value::Object(fields) = object else { return ApiError::bad_request(shown(&error)) };
         // All fields are optional, so the wrong one is wrong by itself too.
         let wrong = fields.into_iter().find_map(|(name, value)| {
             let alone = Value::Object(Map::from_iter([(name.clone(), value)]));
             T::deserialize(&alone).err().map(|error| (name, error))
         });
         match wrong {
-            Some((name, error)) => ApiError::bad_request(format!("field '{name}': {error}")),
-            None => ApiError::bad_request(error.to_string()),
+            Some((name, error)) => ApiError::bad_request(format!("field '{name}': {}", shown(&error))),
+            None => ApiError::bad_request(shown(&error)),
         }
     })
 }
@@ -149,5 +181,24 @@ mod tests {
         assert!(read(deep.as_bytes()).expect_err("too deep").contains("recursion limit"));
         let error = object(br#"{"timeout":-1}"#).and_then(typed::<CodeRequest>).expect_err("negative");
         assert_eq!(error.message(), "field 'timeout': invalid value: integer `-1`, expected u64");
+    }
+
+    #[test]
+    fn a_body_of_millions_of_tiny_values_is_refused_before_it_takes_memory() {
+        for tiny in ["1,", "{},", "[],", "\"\","] {
+            let body = format!("{{\"x\":[{}0]}}", tiny.repeat(VALUES_MAX));
+            assert_eq!(read(body.as_bytes()), Err("the body has more than 200000 values".into()), "{tiny}");
+        }
+        let commas = ",[{".repeat(VALUES_MAX);
+        let body = serde_json::json!({"folder": commas, "command": ["\\\",", "\"", "["]}).to_string();
+        assert_eq!(read(body.as_bytes()).map(|request| request.folder), Ok(Some(commas)));
+        assert_eq!(values(br#"{"a":"\\\",[","b":[1,{"c":"\\"},[2]]}"#), 7);
+    }
+
+    #[test]
+    fn a_refusal_does_not_send_a_long_value_back() {
+        let body = format!(r#"{{"command":"{}"}}"#, "ü".repeat(1_000_000));
+        let error = read(body.as_bytes()).expect_err("no array");
+        assert!(error.starts_with("field 'command': invalid type: string") && error.len() < 400, "{}", error.len());
     }
 }

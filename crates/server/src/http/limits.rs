@@ -16,21 +16,43 @@ use super::error::ApiError;
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a whole body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(300);
+/// Bytes of a body over the cap that are read and dropped, because many clients see the refusal only when they have sent everything.
+const DROPPED_MAX: usize = 128 * 1024 * 1024;
+/// How long that may take.
+const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads a whole body of at most `cap` bytes.
 ///
 /// # Errors
 /// It is longer, does not arrive in time, or breaks off.
 pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, ApiError> {
-    // What is announced as too long is not waited for.
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > cap as u64) {
-        return Err(ApiError::body_too_long(cap));
+    let too_long = announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > cap as u64);
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let mut body = request.into_body();
+    let all = if too_long {
+        Err(ApiError::body_too_long(cap))
+    } else {
+        timeout(BODY_DEADLINE, collect(&mut body, cap)).await.map_err(|_| ApiError::slow_body())?
+    };
+    // Who asks before sending has not sent anything yet.
+    if all.as_ref().is_err_and(ApiError::is_about_length) && !(too_long && asks_first) {
+        // Whatever comes of it, the refusal is the answer.
+        let _ = timeout(DROP_DEADLINE, drop_rest(&mut body)).await;
     }
-    timeout(BODY_DEADLINE, collect(request.into_body(), cap)).await.map_err(|_| ApiError::slow_body())?
+    all
 }
 
-async fn collect(mut body: Body, cap: usize) -> Result<Bytes, ApiError> {
+async fn drop_rest(body: &mut Body) {
+    let mut dropped = 0;
+    while dropped < DROPPED_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        dropped += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, ApiError> {
     let mut all = BytesMut::new();
     loop {
         let frame = timeout(SILENCE_MAX, body.frame()).await.map_err(|_| ApiError::slow_body())?;

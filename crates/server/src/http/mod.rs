@@ -20,12 +20,14 @@ mod code;
 mod error;
 mod exec;
 mod health;
+mod held;
 mod json;
 mod labels;
 mod limits;
 mod logs;
 mod observe;
 mod openapi;
+mod paced;
 mod runs;
 mod stream;
 

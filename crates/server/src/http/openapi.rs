@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use boxyard_proto::api::error::ErrorBody;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,6 +14,7 @@ use super::{Http, boxes, code, exec, health, labels, logs, runs};
 #[openapi(
     info(title = "Boxyard", description = "Isolated Linux boxes over HTTP. Speaks the wire protocol of Upstash Box."),
     modifiers(&Keys),
+    components(schemas(ErrorBody)),
     security(("api_key" = []), ("bearer" = []))
 )]
 struct Document;

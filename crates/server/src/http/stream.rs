@@ -22,10 +22,12 @@ use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::exec::run_id_header;
+use super::paced::Patience;
 use crate::boxes::{Collected, Ending, Reader, Started};
 
 /// Answers with a run's output. The head goes out at once, before the first byte of output.
-pub(super) fn respond(started: Started, output: Reader, folder: String) -> Response {
+pub(super) fn respond(started: Started, output: Reader, folder: String, patience: &Patience) -> Response {
+    patience.have();
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),

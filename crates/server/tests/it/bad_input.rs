@@ -2,8 +2,9 @@
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::Yard;
+use crate::support::{KEY, Yard};
 
 #[tokio::test]
 async fn boxes_are_made_of_checked_parts() {
@@ -146,4 +147,28 @@ async fn strange_paths_are_answered_calmly() {
     assert!(broken.json()["error"].is_string());
     let answer: Value = client.get("/v2/box?label=%ff&status=active").await.json();
     assert!(answer.is_array() || answer["error"].is_string());
+}
+
+#[tokio::test]
+async fn clients_that_send_all_of_a_body_before_they_read_see_that_it_was_too_long() {
+    let yard = Yard::with(|config| config.limits.body_cap = 10_000).await;
+    let body = vec![b'x'; 20_000_000];
+    let length = format!("content-length: {}", body.len());
+    for framing in [length.as_str(), "transfer-encoding: chunked"] {
+        let mut stream = tokio::net::TcpStream::connect(yard.address()).await.expect("connect");
+        let head = format!(
+            "POST /v2/box HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-box-api-key: {KEY}\r\n{framing}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("send the head");
+        if framing.contains("chunked") {
+            stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.expect("send a chunk's length");
+        }
+        stream.write_all(&body).await.expect("the whole body is taken");
+        if framing.contains("chunked") {
+            stream.write_all(b"\r\n0\r\n\r\n").await.expect("send the end");
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer and an orderly end");
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("limit of 10000 bytes"), "{answer}");
+    }
 }

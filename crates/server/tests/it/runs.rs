@@ -150,3 +150,20 @@ async fn runs_that_are_unknown_or_over_are_not_cancelled() {
     client.refused(Method::GET, &path, json!({}), StatusCode::NOT_FOUND, "Run not found").await;
     assert_eq!(client.run(&id, &run).await["status"], "completed");
 }
+
+#[tokio::test]
+async fn a_run_whose_end_the_database_refused_does_not_stay_running() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    let database = rusqlite::Connection::open(yard.config().database()).expect("open the database");
+    let refuse = "create trigger full before update on runs begin select raise(abort, 'full'); end";
+    database.execute_batch(refuse).expect("make the database refuse");
+    let answer = client.post(&format!("/v2/box/{id}/exec"), json!({"command": ["sh", "-c", "echo done"]})).await;
+    assert_eq!((answer.status, &answer.json()["output"]), (StatusCode::OK, &json!("done\n")));
+    let run = answer.header("x-box-run-id").expect("a run id").to_owned();
+    assert_eq!(client.run(&id, &run).await["status"], "running");
+    assert_eq!(client.status(&id).await, "idle", "the box is free all the same");
+    database.execute_batch("drop trigger full").expect("let the database recover");
+    client.until(&format!("/v2/box/{id}/runs/{run}"), |run| run["status"] == "completed").await;
+}

@@ -1,0 +1,133 @@
+//! The answer of a run whose output was held, as JSON made while it is sent: escaped as a whole, 64 MiB of output could take six times
+//! as much memory.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+/// Bytes of output that are turned into JSON at once.
+const PIECE: usize = 64 * 1024;
+
+enum Part {
+    /// JSON as it is.
+    Json(String),
+    /// What stands between the quotes of a string.
+    Text(Bytes),
+}
+
+/// The body: the same text that [`boxyard_proto::api::exec::ExecResult`] serialises to.
+pub(super) struct Held(VecDeque<Part>);
+
+impl Held {
+    pub(super) fn new(exit_code: i32, output: Vec<u8>, error: Vec<u8>, truncated: bool) -> Self {
+        let mut parts = VecDeque::from([
+            Part::Json(format!("{{\"exit_code\":{exit_code},\"output\":\"")),
+            Part::Text(output.into()),
+            Part::Json("\"".into()),
+        ]);
+        if !error.is_empty() {
+            parts.extend([Part::Json(",\"error\":\"".into()), Part::Text(error.into()), Part::Json("\"".into())]);
+        }
+        parts.push_back(Part::Json(if truncated { ",\"truncated\":true}" } else { "}" }.into()));
+        Self(parts)
+    }
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let json = loop {
+            match self.0.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Part::Text(text)) if !text.is_empty() => {
+                    let piece = text.split_to(cut(text));
+                    break escaped(&String::from_utf8_lossy(&piece));
+                }
+                Some(Part::Text(_)) => drop(self.0.pop_front()),
+                Some(Part::Json(json)) => {
+                    let json = std::mem::take(json);
+                    self.0.pop_front();
+                    break json;
+                }
+            }
+        };
+        Poll::Ready(Some(Ok(Frame::data(json.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Where to cut so that no character is divided. Bytes that are no UTF-8 may be cut anywhere: each reads as U+FFFD by itself, or stands
+/// behind the beginning that it belongs to.
+fn cut(text: &[u8]) -> usize {
+    if text.len() <= PIECE {
+        return text.len();
+    }
+    let begins = |at: &usize| text[*at] & 0b1100_0000 != 0b1000_0000;
+    (PIECE - 3..=PIECE).rev().find(begins).unwrap_or(PIECE)
+}
+
+fn escaped(text: &str) -> String {
+    // A text always serialises, and in quotes.
+    let mut json = serde_json::to_string(text).unwrap_or_else(|_| "\"\"".into());
+    json.pop();
+    json.remove(0);
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use boxyard_proto::api::exec::ExecResult;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn sent(output: &[u8], error: &[u8], truncated: bool) -> (String, usize) {
+        let mut body = Held::new(7, output.to_vec(), error.to_vec(), truncated);
+        let (mut all, mut longest) = (Vec::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let data = frame.expect("infallible").into_data().expect("data");
+            longest = longest.max(data.len());
+            all.extend_from_slice(&data);
+        }
+        (String::from_utf8(all).expect("JSON is UTF-8"), longest)
+    }
+
+    #[tokio::test]
+    async fn it_is_what_the_type_serialises_to_wherever_it_is_cut() {
+        for unit in ["a", "ü", "€", "😀", "\0", "\"\\\n", "a😀"].map(str::as_bytes).into_iter().chain([
+            &b"\xff"[..],
+            b"\x80",
+            b"\xf0\x9f\x98",
+            b"\xe2\x82a",
+            b"\xc3",
+        ]) {
+            for shift in 0..4 {
+                let output = [&b"xxx"[..shift], &unit.repeat((PIECE * 2 + 10) / unit.len())].concat();
+                let error: &[u8] = if shift == 0 { b"" } else { unit };
+                let expected = ExecResult {
+                    exit_code: 7,
+                    output: String::from_utf8_lossy(&output).into_owned(),
+                    error: Some(String::from_utf8_lossy(error).into_owned()).filter(|error| !error.is_empty()),
+                    truncated: shift == 1,
+                };
+                let (found, _) = sent(&output, error, shift == 1).await;
+                assert!(found == serde_json::to_string(&expected).expect("JSON"), "{unit:?} {shift}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn output_of_zeros_does_not_take_six_times_its_memory() {
+        let (all, longest) = sent(&vec![0; 4 << 20], b"", false).await;
+        assert!(all.len() > 24 << 20 && longest <= 6 * PIECE, "{longest}");
+    }
+}
