@@ -93,8 +93,10 @@ pub struct Network {
 /// Caps and deadlines of the doors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a command's output that `exec` holds, for standard output and standard error each.
+    /// Bytes of a command's output that `exec` holds, standard output and standard error together.
     pub output_cap: u64,
+    /// Bytes of output that are held for all commands together. When it is used up, answers are cut.
+    pub output_budget: u64,
     /// Bytes of a request's body.
     pub body_cap: u64,
     /// How long a client may take to send a request's headers.
@@ -187,6 +189,7 @@ impl Config {
             recipes_dir: layers.get("images.recipes_dir")?,
             limits: Limits {
                 output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),
+                output_budget: layers.get("limits.output_budget")?.map_or(1024 * MIB, |Bytes(bytes)| bytes),
                 body_cap: layers.get("limits.body_cap")?.map_or(32 * MIB, |Bytes(bytes)| bytes),
                 header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
                 connections: layers.get("limits.connections")?.unwrap_or(4096),

@@ -27,6 +27,7 @@ mod keeper;
 mod kept;
 pub mod lifecycle;
 mod order;
+mod output;
 mod pipe;
 mod recovery;
 mod registry;
@@ -35,6 +36,7 @@ mod work;
 
 pub use kept::{Kept, Lease};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
+pub use output::Share;
 pub use pipe::Reader;
 pub use recovery::RecoveryError;
 pub use runs::{Collected, Ending, Started};
@@ -42,6 +44,7 @@ pub use runs::{Collected, Ending, Started};
 use keeper::Keeper;
 use kept::LabelChange;
 use lifecycle::{Phase, Wanted};
+use output::Budget;
 use registry::Registry;
 use runs::LiveRuns;
 
@@ -74,7 +77,8 @@ struct Yard {
     places: Arc<Semaphore>,
     boxes_max: u32,
     sizes: Sizes,
-    output_cap: usize,
+    /// What commands may hold of their output.
+    outputs: Budget,
     /// Bounds how many runs of an earlier server are being taken over at once.
     take_overs: Semaphore,
     /// Every task of this module.
@@ -187,7 +191,10 @@ impl Boxes {
             places: Arc::new(Semaphore::new(places)),
             boxes_max: config.boxes_max,
             sizes: config.sizes,
-            output_cap: usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
+            outputs: Budget::new(
+                usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
+                usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
+            ),
             take_overs: Semaphore::new(TAKE_OVERS),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::keeper::backoff;
 use super::kept::{Kept, Lease};
 use super::order::Order;
+use super::output::{Output, Share};
 use super::pipe::{self, Reader};
-use super::work::{self, Sink, Work};
+use super::work::{Sink, Work};
 use super::{BoxError, Boxes, Yard, chain, now_ms};
 use crate::metrics::Door;
 use crate::store::{LogRow, RunEnd, RunRow, StoreError};
@@ -49,6 +50,17 @@ pub struct Collected {
     pub err: Vec<u8>,
     /// Whether there was more than is held.
     pub truncated: bool,
+    /// The output's share of what may be held. To be dropped when the output is.
+    pub share: Share,
+}
+
+impl Collected {
+    fn new(ending: Ending, output: Option<Output>) -> Self {
+        match output {
+            Some(Output { out, err, truncated, share, .. }) => Self { ending, out, err, truncated, share },
+            None => Self { ending, out: Vec::new(), err: Vec::new(), truncated: false, share: Share::default() },
+        }
+    }
 }
 
 /// How a run ended.
@@ -185,7 +197,7 @@ impl Boxes {
     /// Carries an order out and holds its output, up to the configured cap.
     pub fn run(&self, lease: Lease, order: Order, door: &'static str) -> Started {
         let (reply, end) = oneshot::channel();
-        self.start(lease, order, door, Sink::hold(self.yard.output_cap), reply, end)
+        self.start(lease, order, door, Sink::Hold(self.yard.outputs.output()), reply, end)
     }
 
     /// Carries an order out and hands its output on as it comes; a slow reader slows the program. When the reader is dropped the
@@ -303,7 +315,7 @@ impl Run {
 
     async fn take_over(self) {
         let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs).await;
-        self.end(ending, work::Output::default(), None).await;
+        self.end(ending, None, None).await;
     }
 
     fn work(&self, sink: Sink) -> Work<'_> {
@@ -317,7 +329,7 @@ impl Run {
     }
 
     /// Records the end, then frees the box, then answers: whoever has the answer finds everything as it says.
-    async fn end(self, ending: Ending, output: work::Output, reply: Option<oneshot::Sender<Collected>>) {
+    async fn end(self, ending: Ending, output: Option<Output>, reply: Option<oneshot::Sender<Collected>>) {
         let exit = ending.exit();
         let status = ending.status();
         let mut unrecorded = None;
@@ -355,7 +367,7 @@ impl Run {
         }
         if let Some(reply) = reply {
             // Nobody waits when the client has left.
-            let _ = reply.send(Collected { ending, out: output.out, err: output.err, truncated: output.truncated });
+            let _ = reply.send(Collected::new(ending, output));
         }
     }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kept::Lease;
 use super::order::Order;
+use super::output::{Output, Stream};
 use super::pipe::Writer;
 use super::runs::{Collected, Ending};
 
@@ -26,38 +27,18 @@ const ENVIRONMENT: [&str; 4] = ["HOME=/home/boxuser", "USER=boxuser", "LOGNAME=b
 
 /// Where output goes.
 pub(super) enum Sink {
-    /// Is held, each stream up to a number of bytes.
-    Hold(Output, usize),
+    /// Is held.
+    Hold(Output),
     /// Goes to a reader, both streams as one.
     Pipe(Writer),
     /// Goes nowhere.
     Drop,
 }
 
-/// Output that was held.
-#[derive(Default)]
-pub(super) struct Output {
-    pub(super) out: Vec<u8>,
-    pub(super) err: Vec<u8>,
-    pub(super) truncated: bool,
-}
-
 impl Sink {
-    pub(super) fn hold(cap: usize) -> Self {
-        Self::Hold(Output::default(), cap)
-    }
-
-    async fn out(&mut self, bytes: Bytes) {
+    async fn take(&mut self, stream: Stream, bytes: Bytes) {
         match self {
-            Self::Hold(output, cap) => output.truncated |= hold(&mut output.out, &bytes, *cap),
-            Self::Pipe(_) => self.pipe(bytes).await,
-            Self::Drop => {}
-        }
-    }
-
-    async fn err(&mut self, bytes: Bytes) {
-        match self {
-            Self::Hold(output, cap) => output.truncated |= hold(&mut output.err, &bytes, *cap),
+            Self::Hold(output) => output.hold(stream, &bytes),
             Self::Pipe(_) => self.pipe(bytes).await,
             Self::Drop => {}
         }
@@ -80,19 +61,12 @@ impl Sink {
     }
 
     /// What is held. A pipe ends with this.
-    pub(super) fn collected(self) -> Output {
+    pub(super) fn collected(self) -> Option<Output> {
         match self {
-            Self::Hold(output, _) => output,
-            Self::Pipe(_) | Self::Drop => Output::default(),
+            Self::Hold(output) => Some(output),
+            Self::Pipe(_) | Self::Drop => None,
         }
     }
-}
-
-/// Appends what fits; says whether something did not.
-fn hold(held: &mut Vec<u8>, bytes: &[u8], cap: usize) -> bool {
-    let fits = bytes.len().min(cap.saturating_sub(held.len()));
-    held.extend_from_slice(&bytes[..fits]);
-    fits < bytes.len()
 }
 
 /// A job's surroundings.
@@ -134,7 +108,7 @@ impl Work<'_> {
         id: &RunId,
         order: Order,
         reply: &oneshot::Sender<Collected>,
-    ) -> (Ending, Output) {
+    ) -> (Ending, Option<Output>) {
         let limit = order.timeout.map(|limit| (limit, Instant::now() + limit));
         let exec = wire::Exec {
             job: id.to_string(),
@@ -266,8 +240,8 @@ async fn feed(control: JobControl, input: Option<Bytes>) {
 async fn pump(job: &mut Job, sink: &mut Sink, reply: Option<&oneshot::Sender<Collected>>) -> Result<Exit, AgentError> {
     loop {
         match job.next().await? {
-            Event::Out(bytes) => sink.out(bytes).await,
-            Event::Err(bytes) => sink.err(bytes).await,
+            Event::Out(bytes) => sink.take(Stream::Out, bytes).await,
+            Event::Err(bytes) => sink.take(Stream::Err, bytes).await,
             Event::Exit(exit) => return Ok(exit),
         }
         if let Sink::Hold(..) = sink

@@ -59,11 +59,10 @@ pub(super) async fn authenticate(
 /// The hash of the key that a request carries, in `X-Box-Api-Key` or as bearer token.
 fn presented_key(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {
     let mut found: Option<[u8; 32]> = None;
-    let own = headers.get_all(KEY_HEADER).iter().map(|value| Some(value.as_bytes()));
-    let bearer = headers.get_all(header::AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
+    let own = headers.get_all(KEY_HEADER).iter().map(|value| value.as_bytes());
+    // Another scheme is meant for somebody else, a proxy in between for instance.
+    let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
     for key in own.chain(bearer) {
-        let key =
-            key.ok_or_else(|| ApiError::unauthorized("send the API key as X-Box-Api-Key or as Authorization: Bearer"))?;
         let key = str::from_utf8(key).ok().map(str::trim).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
         let key = key.ok_or_else(|| ApiError::unauthorized("the API key is malformed"))?;
         let hash = hash_key(key);
@@ -136,6 +135,7 @@ mod tests {
             &[("authorization", "Bearer box_1")],
             &[("authorization", "bearer  box_1 ")],
             &[("x-box-api-key", "box_1"), ("authorization", "Bearer box_1")],
+            &[("x-box-api-key", "box_1"), ("authorization", "Basic dTpw")],
         ] {
             assert_eq!(presented_key(&headers(pairs)).ok(), Some(hash), "{pairs:?}");
         }

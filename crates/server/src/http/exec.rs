@@ -92,7 +92,7 @@ pub(super) async fn lease_for_stream(
 /// Waits for a run's end and answers with what it wrote. When the client leaves meanwhile, this is dropped and the run goes on.
 pub(super) async fn answer(started: Started, folder: &str) -> Result<Response, ApiError> {
     let head = run_id_header(&started.id);
-    let Collected { ending, out, err, truncated } = started.end.await.map_err(|_| ApiError::leaving())?;
+    let Collected { ending, out, err, truncated, share } = started.end.await.map_err(|_| ApiError::leaving())?;
     if let Some(error) = ApiError::of_ending(&ending, folder) {
         return Ok((head, error).into_response());
     }
@@ -105,7 +105,7 @@ pub(super) async fn answer(started: Started, folder: &str) -> Result<Response, A
     }
     let exit_code = ending.code().unwrap_or_default();
     if out.len() + error.len() > WHOLE_MAX {
-        let body = Body::new(Held::new(exit_code, out, error, truncated));
+        let body = Body::new(Held::new(exit_code, out, error, truncated, share));
         return Ok((head, [(header::CONTENT_TYPE, "application/json")], body).into_response());
     }
     let error = Some(text(error)).filter(|error| !error.is_empty());

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::Frame;
 
+use crate::boxes::Share;
+
 /// Bytes of output that are turned into JSON at once.
 const PIECE: usize = 64 * 1024;
 
@@ -20,10 +22,14 @@ enum Part {
 }
 
 /// The body: the same text that [`boxyard_proto::api::exec::ExecResult`] serialises to.
-pub(super) struct Held(VecDeque<Part>);
+pub(super) struct Held {
+    parts: VecDeque<Part>,
+    /// The output's share of what the server may hold, given back when the answer is sent.
+    _share: Share,
+}
 
 impl Held {
-    pub(super) fn new(exit_code: i32, output: Vec<u8>, error: Vec<u8>, truncated: bool) -> Self {
+    pub(super) fn new(exit_code: i32, output: Vec<u8>, error: Vec<u8>, truncated: bool, share: Share) -> Self {
         let mut parts = VecDeque::from([
             Part::Json(format!("{{\"exit_code\":{exit_code},\"output\":\"")),
             Part::Text(output.into()),
@@ -33,7 +39,7 @@ impl Held {
             parts.extend([Part::Json(",\"error\":\"".into()), Part::Text(error.into()), Part::Json("\"".into())]);
         }
         parts.push_back(Part::Json(if truncated { ",\"truncated\":true}" } else { "}" }.into()));
-        Self(parts)
+        Self { parts, _share: share }
     }
 }
 
@@ -43,16 +49,16 @@ impl http_body::Body for Held {
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let json = loop {
-            match self.0.front_mut() {
+            match self.parts.front_mut() {
                 None => return Poll::Ready(None),
                 Some(Part::Text(text)) if !text.is_empty() => {
                     let piece = text.split_to(cut(text));
                     break escaped(&String::from_utf8_lossy(&piece));
                 }
-                Some(Part::Text(_)) => drop(self.0.pop_front()),
+                Some(Part::Text(_)) => drop(self.parts.pop_front()),
                 Some(Part::Json(json)) => {
                     let json = std::mem::take(json);
-                    self.0.pop_front();
+                    self.parts.pop_front();
                     break json;
                 }
             }
@@ -61,7 +67,7 @@ impl http_body::Body for Held {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.parts.is_empty()
     }
 }
 
@@ -91,7 +97,7 @@ mod tests {
     use super::*;
 
     async fn sent(output: &[u8], error: &[u8], truncated: bool) -> (String, usize) {
-        let mut body = Held::new(7, output.to_vec(), error.to_vec(), truncated);
+        let mut body = Held::new(7, output.to_vec(), error.to_vec(), truncated, Share::default());
         let (mut all, mut longest) = (Vec::new(), 0);
         while let Some(frame) = body.frame().await {
             let data = frame.expect("infallible").into_data().expect("data");

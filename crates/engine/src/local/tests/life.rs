@@ -1,9 +1,8 @@
 //! Making, using, finding again and removing boxes.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use boxyard_proto::BoxId;
 use futures_util::future::join_all;
@@ -204,61 +203,4 @@ async fn a_launcher_that_is_killed_in_the_middle_leaves_nothing_running() {
         yard.engine.remove(&spec.id).await.map_err(explain).unwrap();
         yard.close().await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures; run it by name, with nothing else on the machine"]
-async fn how_long_things_take() {
-    const COUNT: usize = 100;
-    let yard = Yard::open().await;
-    let (engine, host) = (&yard.engine, &yard.engine.host);
-    let mut laps: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    let mut lap = |name, begun: Instant| laps.entry(name).or_default().push(begun.elapsed());
-    let specs: Vec<_> = (0..COUNT).map(|_| spec(LIMITS)).collect();
-    for spec in &specs {
-        let begun = Instant::now();
-        engine.create(spec).await.map_err(explain).unwrap();
-        lap("1 create", begun);
-    }
-    for spec in &specs {
-        let begun = Instant::now();
-        yard.sh(&spec.id, "true").await;
-        lap("2 exec sh -c true", begun);
-    }
-    for spec in &specs {
-        let begun = Instant::now();
-        host.cgroups.kill_now(&spec.id).unwrap();
-        host.cgroups.emptied(&spec.id).await.unwrap();
-        lap("3 remove: killing", begun);
-        let begun = Instant::now();
-        host.cgroups.clear(&spec.id).await.unwrap();
-        lap("4 remove: groups", begun);
-        let begun = Instant::now();
-        engine.remove(&spec.id).await.unwrap();
-        lap("5 remove: socket, files, record", begun);
-    }
-    yard.links_gone().await;
-    for spec in &specs {
-        let begun = Instant::now();
-        engine.create(spec).await.map_err(explain).unwrap();
-        lap("6 create, the box before being taken apart", begun);
-        let begun = Instant::now();
-        engine.remove(&spec.id).await.map_err(explain).unwrap();
-        lap("7 remove, all of it", begun);
-    }
-    for (name, mut times) in laps {
-        times.sort();
-        println!("{name}: p50 {:.2?}, p95 {:.2?}", times[times.len() / 2], times[times.len() * 95 / 100]);
-    }
-    for at_once in [20, COUNT] {
-        yard.links_gone().await;
-        let begun = Instant::now();
-        let made = join_all(specs[..at_once].iter().map(|spec| engine.create(spec))).await;
-        assert!(made.into_iter().all(|made| made.is_ok()));
-        let middle = begun.elapsed();
-        let removed = join_all(specs[..at_once].iter().map(|spec| engine.remove(&spec.id))).await;
-        assert!(removed.into_iter().all(|removed| removed.is_ok()));
-        println!("{at_once} at once: created in {middle:.2?}, removed in {:.2?}", begun.elapsed() - middle);
-    }
-    yard.close().await;
 }
