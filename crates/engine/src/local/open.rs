@@ -100,7 +100,7 @@ fn slots_max(config: &LocalConfig) -> u32 {
 
 /// The slots of the boxes that are there.
 fn restore(instance: &Instance, count: u32) -> io::Result<Slots> {
-    let mut slots = Slots::new(count);
+    let mut slots = Slots::new(count, rand::random());
     for entry in fs::read_dir(instance.boxes())? {
         let entry = entry?;
         let Ok(id) = entry.file_name().to_string_lossy().parse::<BoxId>() else { continue };
