@@ -10,7 +10,7 @@ use boxyard_proto::api::runs::{RunData, RunStatus, RunType};
 use boxyard_proto::wire::Exit;
 use boxyard_proto::{BoxId, RunId};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::keeper::backoff;
@@ -236,7 +236,7 @@ impl Boxes {
     pub(super) fn take_over(&self, lease: Lease, row: RunRow) {
         let listed = Listed::new(&self.yard, &row.id, lease.kept().id());
         let run = Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
-        self.yard.tasks.spawn(run.take_over());
+        self.yard.tasks.spawn(run.take_over(row.timeout_ms));
     }
 
     /// The box's newest runs.
@@ -298,6 +298,7 @@ impl Run {
             created_at: self.begun_at,
             completed_at: None,
             error: None,
+            timeout_ms: order.timeout.map(|limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)),
         };
         let shown: String = order.prompt.chars().take(LOG_PROMPT_CHARS).collect();
         if let Err(error) = self.yard.store.insert_run(row).await {
@@ -313,8 +314,14 @@ impl Run {
         self.end(ending, output, Some(reply)).await;
     }
 
-    async fn take_over(self) {
-        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs).await;
+    async fn take_over(self, timeout_ms: Option<i64>) {
+        let begun_at = self.begun_at;
+        let limit = timeout_ms.map(|limit| {
+            let span = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            // The time that passed without a server counts.
+            (span(limit), Instant::now() + span(begun_at.saturating_add(limit).saturating_sub(now_ms())))
+        });
+        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs, limit).await;
         self.end(ending, None, None).await;
     }
 

@@ -137,7 +137,12 @@ impl Work<'_> {
     }
 
     /// Finds a job that an earlier server started, when it is its turn, and follows it to its end.
-    pub(super) async fn take_over(mut self, id: &RunId, turns: &Semaphore) -> Ending {
+    pub(super) async fn take_over(
+        mut self,
+        id: &RunId,
+        turns: &Semaphore,
+        limit: Option<(Duration, Instant)>,
+    ) -> Ending {
         let attaching = async {
             let _turn = turns.acquire().await;
             agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await
@@ -151,7 +156,7 @@ impl Work<'_> {
         match job {
             Err(AgentError::Refused { .. }) => Ending::Unknown,
             Err(error) => Ending::Lost(error),
-            Ok(job) => match self.follow(job, None, None, None).await {
+            Ok(job) => match self.follow(job, None, limit, None).await {
                 Followed::Over(ending) => ending,
                 Followed::Stuck(reason) => self.end_anew(id, reason).await,
             },

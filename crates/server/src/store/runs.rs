@@ -13,8 +13,8 @@ const LIST_MAX: u32 = 1000;
 
 const INSERT: Sql = Sql::new(
     "insert into runs (id, box_id, account, kind, status, prompt, exit_code, cpu_ns, memory_peak, created_at, completed_at,
-        error, seq)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        error, timeout_ms, seq)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
 );
 const FINISH: Sql = Sql::new(
     "update runs set status = $1, exit_code = $2, cpu_ns = $3, memory_peak = $4, completed_at = $5, error = $6
@@ -26,7 +26,7 @@ macro_rules! select_runs {
     ($rest:literal) => {
         Sql::new(concat!(
             "select id, box_id, account, kind, status, prompt, exit_code, cpu_ns, memory_peak, created_at, completed_at,
-                error from runs ",
+                error, timeout_ms from runs ",
             $rest
         ))
     };
@@ -63,6 +63,8 @@ pub struct RunRow {
     pub completed_at: Option<i64>,
     /// Why it failed, if it did.
     pub error: Option<String>,
+    /// How long it may take, in milliseconds from its beginning, if there is a limit.
+    pub timeout_ms: Option<i64>,
 }
 
 /// How a run ended.
@@ -103,6 +105,7 @@ impl Store {
                 row.created_at,
                 row.completed_at,
                 row.error,
+                row.timeout_ms,
                 seq,
             ];
             db.execute(INSERT, params).map_err(|error| match broken_unique(&error) {
@@ -175,6 +178,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         created_at: row.get(9)?,
         completed_at: row.get(10)?,
         error: row.get(11)?,
+        timeout_ms: row.get(12)?,
     })
 }
 

@@ -82,6 +82,25 @@ async fn a_command_that_was_taken_over_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_timeout_of_code_outlives_the_server() {
+    let mut yard = Yard::start().await;
+    let id = yard.client().new_box().await;
+    let call = tokio::spawn({
+        let (client, path) = (yard.client(), format!("/v2/box/{id}/code"));
+        async move { client.post(&path, json!({"code": "gate g", "language": "js", "timeout": 1500})).await }
+    });
+    yard.engine.came_to("g", 1).await;
+    yard.restart().await;
+    let _answered = call.await;
+    let client = yard.client();
+    let run = client.get(&format!("/v2/box/{id}/runs")).await.json()["runs"][0]["id"].clone();
+    let path = format!("/v2/box/{id}/runs/{}", run.as_str().expect("an id"));
+    let ended = client.until(&path, |run| run["status"] != "running").await;
+    assert_eq!((&ended["status"], &ended["error_message"]), (&json!("failed"), &json!("code timed out after 1500 ms")));
+    assert!(yard.engine.jobs(&box_id(&id)).is_empty());
+}
+
+#[tokio::test]
 async fn clients_of_a_leaving_server_are_told_and_the_command_goes_on() {
     let mut yard = Yard::start().await;
     let client = yard.client();
@@ -181,6 +200,7 @@ async fn a_run_that_was_recorded_and_never_started_is_lost() {
         created_at: 1_700_000_000_000,
         completed_at: None,
         error: None,
+        timeout_ms: None,
     };
     let store = yard.store().await;
     store.insert_run(row).await.expect("insert");

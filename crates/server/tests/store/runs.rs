@@ -19,6 +19,7 @@ fn run(yard: &Yard, box_id: &BoxId, number: u128) -> RunRow {
         created_at: 100,
         completed_at: None,
         error: None,
+        timeout_ms: Some(700),
     }
 }
 

@@ -70,6 +70,7 @@ create table runs (
     created_at bigint not null,
     completed_at bigint,
     error text,
+    timeout_ms bigint,
     seq bigint not null
 );
 
