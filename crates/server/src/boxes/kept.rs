@@ -21,8 +21,8 @@ use crate::store::BoxRow;
 const READY_DEADLINE: Duration = Duration::from_secs(300);
 /// Requests to one box's keeper that may wait.
 const MAILBOX: usize = 64;
-/// Leases of one box at most.
-const LEASES_MAX: u64 = 1000;
+/// Leases of one box at most: fewer than the connections that `boxyard-init` takes at once (512), some of which end runs.
+const LEASES_MAX: u64 = 480;
 
 /// CPU time of one box at most, in nanoseconds: 73 years of it.
 const CPU_NS_MAX: i64 = 1 << 61;

@@ -105,6 +105,9 @@ impl ApiError {
                 FailedKind::Exhausted => Self::new(StatusCode::SERVICE_UNAVAILABLE, failed(message)),
                 FailedKind::Other => Self::internal(failed(message)),
             }),
+            Ending::NotStarted(AgentError::Engine(error)) if error.kind == ErrorKind::Exhausted => {
+                Some(Self::new(StatusCode::SERVICE_UNAVAILABLE, failed(&"the box is too busy to take another command")))
+            }
             Ending::NotStarted(error) | Ending::Lost(error) => Some(Self::internal(failed(error)).because(error)),
             Ending::NotRecorded(error) => Some(Self::internal(failed(&"the server's database failed")).because(error)),
             Ending::BoxEnded => {
