@@ -4,13 +4,14 @@
 //! once the server is ready is said by a second small process, [`greet`], which reads the server's standard output and passes it on.
 
 use std::io::{BufRead as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build::{self, Profile};
@@ -53,6 +54,11 @@ pub struct Greeting {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let consent = if arguments.yes { Consent::Given } else { Consent::Ask };
     if !arguments.built {
+        // Said before minutes of building, not after.
+        if TcpStream::connect_timeout(&arguments.http, Duration::from_secs(1)).is_ok() {
+            let http = arguments.http;
+            bail!("something listens on {http} already: Boxyard, if it runs; or choose another address with --http");
+        }
         host::install(&[host::BUILD, host::SERVER].concat(), consent)?;
         // As the caller, before root is needed: what cargo writes belongs to the caller.
         build::programs(Profile::Release)?;

@@ -91,7 +91,8 @@ async fn serve_from(config: &Config, engine: &Arc<LocalEngine>, signals: &mut Si
         () = &mut running => return Ok(ExitCode::SUCCESS),
         () = signals.next() => {}
     }
-    tracing::info!("told to stop: accepting nothing new, boxes go on");
+    let grace = config.limits.shutdown_grace;
+    tracing::info!(?grace, "told to stop: accepting nothing new, waiting for requests under way; boxes go on");
     stop.cancel();
     tokio::select! {
         () = running => Ok(ExitCode::SUCCESS),

@@ -46,7 +46,11 @@ impl ApiError {
 
     /// There is nothing at this path.
     pub fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "there is nothing at this path; see /openapi.json")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "there is nothing at this path; files, git, snapshots, schedules, public URLs, agents and live sessions are not supported by this \
+             server yet; see /openapi.json",
+        )
     }
 
     /// The path is right and the method is not.

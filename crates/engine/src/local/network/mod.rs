@@ -63,7 +63,9 @@ impl Network {
         rules.load().await?;
         forward()?;
         if !links.add_address(gateway, &label(tag)).await? {
-            let text = format!("{gateway} is another Boxyard's or the host's own: give this one another network range");
+            let text = format!(
+                "{gateway} is another Boxyard's or the host's own: give this one another network range (network.range)"
+            );
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
         let forwarder = Forwarder::start(SocketAddr::from((gateway, 53)), range, dns).await.map_err(|error| {
