@@ -15,6 +15,9 @@ use crate::output::{note, print};
 /// The API tells of a box's readiness only when asked; half as often as the official clients would be slow to notice.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
+/// How long a box may take to be made: building an image takes minutes, and a server that says "creating" for ever is broken.
+const MADE_DEADLINE: Duration = Duration::from_secs(3600);
+
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// Runtime: node, python, golang, ruby or rust
@@ -52,7 +55,10 @@ impl Create {
         let made: BoxData = client.call(client.request(Method::POST, &[]).json(&body)).await?;
         if made.status == BoxStatus::Creating && !self.no_wait {
             note(&format!("{} is being made: the image of {} may have to be built first", made.id, made.runtime));
-            wait(&client, &made).await?;
+            tokio::time::timeout(MADE_DEADLINE, wait(&client, &made)).await.map_err(|_| {
+                let minutes = MADE_DEADLINE.as_secs() / 60;
+                Failure::plain(format!("{} is still being made after {minutes} minutes; see the server's log", made.id))
+            })??;
         }
         print(made.id.as_str())
     }
