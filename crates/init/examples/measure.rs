@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{Launch, Launched, Network, UIDS_PER_BOX};
-use boxyard_proto::wire::{self, Exec, FromInit, HEADER_LEN, Hello, Kind, OnClose, ToInit, User};
+use boxyard_proto::wire::{self, Exec, FromInit, HEADER_LEN, Hello, Kind, ToInit, User};
 
 /// Output of the throughput run.
 const BIG: u64 = 4_000_000_000;
@@ -183,8 +183,7 @@ impl Drop for Made {
 fn run(socket: &Path, round: u32, program: &str, arguments: &[&str]) -> u64 {
     let mut stream = connect(socket);
     let argv = [program].iter().chain(arguments).map(|&word| word.to_owned()).collect();
-    let (job, folder) = (format!("measure {round}"), "/".to_owned());
-    let exec = Exec { job, argv, folder, env: Vec::new(), user: User::BOXUSER, stdin: false, on_close: OnClose::End };
+    let exec = Exec::new(format!("measure {round}"), argv, "/", User::BOXUSER);
     let mut opening = wire::json_frame(&ToInit::Hello(Hello::ours()));
     opening.extend(wire::json_frame(&ToInit::Exec(exec)));
     stream.write_all(&opening).expect("send");
@@ -198,9 +197,12 @@ fn run(socket: &Path, round: u32, program: &str, arguments: &[&str]) -> u64 {
             Kind::Json => match serde_json::from_slice(&payload[..length]).expect("a message") {
                 FromInit::Exit(exit) if exit.code == 0 => return written,
                 FromInit::Hello(_) | FromInit::Started { .. } => {}
-                other @ (FromInit::Exit(_) | FromInit::Failed { .. } | FromInit::Unsupported { .. }) => {
-                    panic!("{other:?}")
-                }
+                other @ (FromInit::Exit(_)
+                | FromInit::Opened { .. }
+                | FromInit::Incoming { .. }
+                | FromInit::OutEnd
+                | FromInit::Failed { .. }
+                | FromInit::Unsupported { .. }) => panic!("{other:?}"),
             },
             Kind::In | Kind::Out | Kind::Err => written += length as u64,
         }

@@ -19,6 +19,24 @@
 //! ```
 //!
 //! A job that cannot start is answered with `failed` instead of `started`.
+//!
+//! Besides programs there are jobs that carry the bytes of a socket in the box: `dial` opens one, `listen` waits for others to, and
+//! `accept` takes one that a `listen` has announced. They are answered with `opened`; then `In` goes to the socket (empty: nothing more
+//! comes), `Out` comes from it, `out_end` says that nothing more comes of it, and the connection closes when both directions have ended.
+//! Closing it earlier closes the socket.
+//!
+//! ```text
+//!  engine                              boxyard-init
+//!    hello, dial{to, …}     ────────▶
+//!                           ◀────────  hello, opened{…} | failed
+//!    In*                   ◀───────▶   Out*, out_end
+//!
+//!    hello, listen{at, …}   ────────▶
+//!                           ◀────────  hello, opened{where it listens} | failed
+//!                           ◀────────  incoming{connection, from} for each; closing the connection ends the listening
+//!    hello, accept{connection}  ────▶   (on another connection, within [`ACCEPT_SECONDS`])
+//!                           ◀────────  hello, opened{…}, then as after `dial`
+//! ```
 
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +127,12 @@ pub fn json_frame<M: Serialize>(message: &M) -> Vec<u8> {
     frame
 }
 
+/// How long a connection that `incoming` has announced waits to be accepted before it is closed, in seconds.
+pub const ACCEPT_SECONDS: u64 = 30;
+
+/// Connections of one `listen` that wait to be accepted at most; more stay in the kernel's queue.
+pub const INCOMING_MAX: usize = 64;
+
 /// What becomes of a job when its connection closes before it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +143,77 @@ pub enum OnClose {
     /// The job goes on, its output is read and dropped, and its end is held for a later [`ToInit::Attach`]: commands whose result is
     /// recorded even when the server restarts meanwhile.
     Keep,
+    /// A remote login: the processes of the job's own session (`getsid` of the first one) are hung up and, except those that ignore
+    /// SIGHUP, ended. What has left that session (`setsid`, `tmux`) or ignores SIGHUP (`nohup`) goes on. Such a job without a terminal
+    /// is over only when its first process has ended and nobody can write its output any more, as with OpenSSH's server.
+    Hangup,
+}
+
+/// A terminal for a job: its standard input, output and error are one, and it is the job's controlling terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pty {
+    /// Its size at the start.
+    pub size: PtySize,
+    /// Terminal modes, each an opcode of RFC 4254, section 8, and its argument: control characters, flags, speeds. Unknown ones are
+    /// ignored. At most 256.
+    #[serde(default)]
+    pub modes: Vec<(u8, u32)>,
+}
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PtySize {
+    /// Characters in a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+    /// Width in pixels, 0 when not known.
+    #[serde(default)]
+    pub width: u16,
+    /// Height in pixels, 0 when not known.
+    #[serde(default)]
+    pub height: u16,
+}
+
+/// A program that is part of `boxyard-init` itself, started in a process of its own like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Builtin {
+    /// An SFTP server, version 3 with OpenSSH's extensions, on standard input and output.
+    Sftp,
+}
+
+/// Which processes a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Every process of the job, the ones that left its session or process group included.
+    #[default]
+    All,
+    /// The process group of the job's first process; of a job with a terminal, the terminal's foreground process group.
+    Group,
+}
+
+/// A socket address in a box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// TCP. Names are resolved in the box. To listen, `*` or an empty host means all addresses and `localhost` the loopback ones; port
+    /// 0 means any.
+    Tcp {
+        /// Name or address, at most 255 bytes.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A Unix socket. Opened and made with the rights of the job's user.
+    Unix {
+        /// Absolute path, at most 107 bytes.
+        path: String,
+    },
+    /// Only to listen: a Unix socket for an SSH agent, in a fresh folder in `/tmp` that only the job's user can enter. `opened` tells its
+    /// path. Folder and socket are removed when the listening ends.
+    AgentSocket,
 }
 
 /// Who a job runs as, in the ids of the box.
@@ -157,6 +252,30 @@ pub struct Exec {
     /// What the end of the connection means.
     #[serde(default)]
     pub on_close: OnClose,
+    /// Runs on a terminal of this shape. `stdin` is then taken to be set, all output is [`Kind::Out`], and an end of input is not passed
+    /// on (a terminal has none). Ability [`ability::PTY`].
+    #[serde(default)]
+    pub pty: Option<Pty>,
+    /// Runs a part of `boxyard-init` instead of a program; `argv` is then only its name. Ability [`ability::SFTP`].
+    #[serde(default)]
+    pub builtin: Option<Builtin>,
+}
+
+impl Exec {
+    /// A program without input, terminal or anything else that is out of the ordinary.
+    pub fn new(job: impl Into<String>, argv: Vec<String>, folder: impl Into<String>, user: User) -> Self {
+        Self {
+            job: job.into(),
+            argv,
+            folder: folder.into(),
+            env: Vec::new(),
+            user,
+            stdin: false,
+            on_close: OnClose::End,
+            pty: None,
+            builtin: None,
+        }
+    }
 }
 
 /// What an engine says to `boxyard-init`.
@@ -174,10 +293,48 @@ pub enum ToInit {
         /// The job's name.
         job: String,
     },
-    /// Sends a signal to every process of the job.
+    /// Sends a signal to processes of the job.
     Signal {
         /// Its number on Linux, 1 to 64.
         signal: i32,
+        /// To which.
+        #[serde(default)]
+        scope: Scope,
+    },
+    /// As the first message of a connection: sends a signal to processes of the job of this name, whose own connection may be full of
+    /// input that nobody reads. Answered with `started` or `failed`, the last message of the connection. Ability [`ability::SIGNAL_JOB`].
+    SignalJob {
+        /// The job's name.
+        job: String,
+        /// Its number on Linux, 1 to 64.
+        signal: i32,
+        /// To which.
+        #[serde(default)]
+        scope: Scope,
+    },
+    /// Changes the size of the job's terminal. Nothing happens to a job without one.
+    Resize {
+        /// The new size.
+        size: PtySize,
+    },
+    /// Connects to a socket, from inside the box. Ability [`ability::DIAL`].
+    Dial {
+        /// Where to.
+        to: Endpoint,
+        /// Whose rights count for a Unix socket.
+        user: User,
+    },
+    /// Listens on a socket inside the box until the connection closes. Ability [`ability::LISTEN`].
+    Listen {
+        /// Where.
+        at: Endpoint,
+        /// Whose rights count for a Unix socket. Ports below 1024 are for root only.
+        user: User,
+    },
+    /// Takes a connection that an `incoming` has announced.
+    Accept {
+        /// Its number.
+        connection: u64,
     },
     /// Ends every process of the job, the ones that left its session or process group included: TERM, then KILL.
     End {
@@ -198,6 +355,28 @@ pub enum FromInit {
         /// Its process id inside the box, taken when it was started, so above 0 even when it has ended since.
         pid: u32,
     },
+    /// A `dial`, `listen` or `accept` has its socket.
+    Opened {
+        /// The other side's address for `dial`, our own for `listen`: an IP address, or a path.
+        #[serde(default)]
+        host: String,
+        /// Its port, 0 for Unix sockets.
+        #[serde(default)]
+        port: u16,
+    },
+    /// Somebody has connected to a `listen`.
+    Incoming {
+        /// The number to [`ToInit::Accept`] it with; never used twice in a box's life.
+        connection: u64,
+        /// Where it comes from: an IP address, empty for Unix sockets.
+        #[serde(default)]
+        host: String,
+        /// Its port, 0 for Unix sockets.
+        #[serde(default)]
+        port: u16,
+    },
+    /// No more [`Kind::Out`] will come of this socket.
+    OutEnd,
     /// The job has ended: its first process is gone and its output is complete, or a background child still holds the output open and
     /// the time to wait for that is over. The last message of a connection.
     Exit(Exit),
@@ -228,8 +407,34 @@ pub struct Hello {
 impl Hello {
     /// This version's own greeting.
     pub fn ours() -> Self {
-        Self { protocol: PROTOCOL, abilities: vec!["exec".into(), "attach".into()] }
+        Self { protocol: PROTOCOL, abilities: ability::OURS.iter().map(|&name| name.to_owned()).collect() }
     }
+
+    /// Whether the speaker has this ability.
+    pub fn can(&self, name: &str) -> bool {
+        self.abilities.iter().any(|ability| ability == name)
+    }
+}
+
+/// Names of abilities in [`Hello`]. A peer without one ignores or refuses what needs it.
+pub mod ability {
+    /// [`super::Exec`].
+    pub const EXEC: &str = "exec";
+    /// [`super::ToInit::Attach`].
+    pub const ATTACH: &str = "attach";
+    /// [`super::Exec::pty`], [`super::ToInit::Resize`] and [`super::OnClose::Hangup`].
+    pub const PTY: &str = "pty";
+    /// [`super::Builtin::Sftp`].
+    pub const SFTP: &str = "sftp";
+    /// [`super::ToInit::SignalJob`].
+    pub const SIGNAL_JOB: &str = "signal-job";
+    /// [`super::ToInit::Dial`].
+    pub const DIAL: &str = "dial";
+    /// [`super::ToInit::Listen`] and [`super::ToInit::Accept`].
+    pub const LISTEN: &str = "listen";
+
+    /// Those of this version.
+    pub const OURS: [&str; 7] = [EXEC, ATTACH, PTY, SFTP, SIGNAL_JOB, DIAL, LISTEN];
 }
 
 /// How a job ended.
@@ -294,12 +499,13 @@ pub fn parse<'a, M: Deserialize<'a>>(payload: &'a [u8], known: &[&str]) -> Resul
 
 impl ToInit {
     /// The `type`s of this version.
-    pub const KNOWN: [&str; 5] = ["hello", "exec", "attach", "signal", "end"];
+    pub const KNOWN: [&str; 10] =
+        ["hello", "exec", "attach", "signal", "signal_job", "resize", "end", "dial", "listen", "accept"];
 }
 
 impl FromInit {
     /// The `type`s of this version.
-    pub const KNOWN: [&str; 5] = ["hello", "started", "exit", "failed", "unsupported"];
+    pub const KNOWN: [&str; 8] = ["hello", "started", "opened", "incoming", "out_end", "exit", "failed", "unsupported"];
 }
 
 #[cfg(test)]

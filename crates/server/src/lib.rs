@@ -10,6 +10,7 @@ pub mod config;
 pub mod http;
 pub mod keys;
 pub mod metrics;
+pub mod ssh;
 pub mod store;
 pub mod telemetry;
 

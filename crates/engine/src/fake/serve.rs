@@ -27,7 +27,7 @@ pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
     tokio::select! {
         () = tell(&mut write, told) => {}
         () = listening => {
-            if job.on_close == OnClose::End {
+            if job.on_close != OnClose::Keep {
                 job.kill.cancel();
             }
         }
@@ -63,7 +63,17 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                 }
                 return Some((found, told, None));
             }
-            Frame::Message(ToInit::Signal { .. } | ToInit::End { .. }) | Frame::Data(_) => return None,
+            Frame::Message(
+                message @ (ToInit::SignalJob { .. }
+                | ToInit::Dial { .. }
+                | ToInit::Listen { .. }
+                | ToInit::Accept { .. }),
+            ) => {
+                return refuse(write, format!("the fake engine does not do this: {message:?}")).await;
+            }
+            Frame::Message(ToInit::Signal { .. } | ToInit::Resize { .. } | ToInit::End { .. }) | Frame::Data(_) => {
+                return None;
+            }
         }
     }
 }
@@ -145,9 +155,18 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
                     }
                 });
             }
-            Frame::Message(ToInit::Signal { signal: 9 }) => job.kill.cancel(),
+            Frame::Message(ToInit::Signal { signal: 9, .. }) => job.kill.cancel(),
             Frame::Message(ToInit::Signal { .. }) => job.term.cancel(),
-            Frame::Message(ToInit::Hello(_) | ToInit::Exec(_) | ToInit::Attach { .. }) => return,
+            Frame::Message(ToInit::Resize { .. }) => {}
+            Frame::Message(
+                ToInit::Hello(_)
+                | ToInit::Exec(_)
+                | ToInit::Attach { .. }
+                | ToInit::SignalJob { .. }
+                | ToInit::Dial { .. }
+                | ToInit::Listen { .. }
+                | ToInit::Accept { .. },
+            ) => return,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use boxyard_proto::BoxId;
-use boxyard_proto::wire::{Exec, OnClose, User};
+use boxyard_proto::wire::{Exec, User};
 use tokio_util::task::TaskTracker;
 
 use super::LocalEngine;
@@ -55,15 +55,9 @@ impl LocalEngine {
         fs::create_dir_all(work).map_err(broken("making the build's work folder"))?;
         let plan = Plan { id, slot, limits: &limits, layers, upper, work };
         self.launch(waiting, plan, environment(&BTreeMap::new(), &BTreeMap::new())).await?;
-        let exec = Exec {
-            job: "build".into(),
-            argv: vec!["/bin/bash".into(), "-c".into(), script.into()],
-            folder: "/".into(),
-            env: vec!["HOME=/root".into(), "DEBIAN_FRONTEND=noninteractive".into()],
-            user: User::ROOT,
-            stdin: false,
-            on_close: OnClose::End,
-        };
+        let argv = vec!["/bin/bash".into(), "-c".into(), script.into()];
+        let env = vec!["HOME=/root".into(), "DEBIAN_FRONTEND=noninteractive".into()];
+        let exec = Exec { env, ..Exec::new("build", argv, "/", User::ROOT) };
         let lost = |error: AgentError| EngineError::broken("running the build's script", error);
         let mut job = agent::exec(self, id, exec).await.map_err(lost)?;
         loop {

@@ -299,14 +299,13 @@ fn search(program: &str, env: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use boxyard_proto::wire::{OnClose, User};
+    use boxyard_proto::wire::User;
 
     use super::*;
 
     fn exec(argv: &[&str]) -> Exec {
         let argv = argv.iter().map(|&word| word.to_owned()).collect();
-        let (job, folder) = ("j".to_owned(), "/".to_owned());
-        Exec { job, argv, folder, env: Vec::new(), user: User::ROOT, stdin: false, on_close: OnClose::End }
+        Exec::new("j", argv, "/", User::ROOT)
     }
 
     #[test]

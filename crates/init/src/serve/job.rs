@@ -199,13 +199,21 @@ impl Course {
                 Incoming::Input(bytes) => self.job.stdin.push(&bytes),
                 Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
                 Incoming::Message(ToInit::Hello(_)) => {}
-                Incoming::Message(ToInit::Signal { signal }) => {
+                Incoming::Message(ToInit::Signal { signal, .. }) => {
                     if (1..=64).contains(&signal) {
                         self.job.signal(signal);
                     }
                 }
                 Incoming::Message(ToInit::End { grace_ms }) => self.end(Duration::from_millis(grace_ms)),
-                Incoming::Message(ToInit::Exec(_) | ToInit::Attach { .. }) => {
+                Incoming::Message(
+                    ToInit::Exec(_)
+                    | ToInit::Attach { .. }
+                    | ToInit::SignalJob { .. }
+                    | ToInit::Resize { .. }
+                    | ToInit::Dial { .. }
+                    | ToInit::Listen { .. }
+                    | ToInit::Accept { .. },
+                ) => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "a second job on one connection"));
                 }
             }

@@ -1,6 +1,6 @@
 //! Jobs from start to end, on the host.
 
-use boxyard_proto::wire::{Exec, FailedKind, OnClose, ToInit, User};
+use boxyard_proto::wire::{Exec, FailedKind, OnClose, Scope, ToInit, User};
 
 use crate::support::client::{Client, Frame, command, ok, refused, run, shell};
 use crate::support::server::Server;
@@ -185,7 +185,7 @@ fn a_running_kept_job_can_be_taken_over() {
     assert!(matches!(first.next(), Frame::Closed), "the first connection has lost the job");
     let again = Exec { job: "shared".into(), ..command(&["true"]) };
     assert_eq!(refused(server.socket(), again).0, FailedKind::Invalid, "the name is taken");
-    second.say(&ToInit::Signal { signal: libc::SIGUSR1 });
+    second.say(&ToInit::Signal { signal: libc::SIGUSR1, scope: Scope::All });
     let outcome = second.finish();
     assert_eq!((outcome.text().as_str(), outcome.exit.code), ("told", 3));
 }

@@ -1,6 +1,6 @@
 //! Peers that break the protocol, or lean on its limits.
 
-use boxyard_proto::wire::{self, Exec, FailedKind, FromInit, Kind, ToInit, User};
+use boxyard_proto::wire::{self, Exec, FailedKind, FromInit, Kind, Scope, ToInit, User};
 
 use crate::support::client::{Client, Frame, command, ok, refused, shell};
 use crate::support::server::Server;
@@ -76,8 +76,8 @@ fn messages_from_the_future_are_answered() {
     client.start(Exec { stdin: true, ..command(&["cat"]) });
     client.raw(&future);
     assert!(matches!(client.next(), Frame::Message(FromInit::Unsupported { message }) if message == "teleport"));
-    client.say(&ToInit::Signal { signal: 0 });
-    client.say(&ToInit::Signal { signal: 65 });
+    client.say(&ToInit::Signal { signal: 0, scope: Scope::All });
+    client.say(&ToInit::Signal { signal: 65, scope: Scope::All });
     client.input(&[]);
     assert_eq!(client.finish().exit.code, 0);
 }

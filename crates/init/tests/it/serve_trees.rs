@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use boxyard_proto::wire::{Exec, OnClose, ToInit};
+use boxyard_proto::wire::{Exec, OnClose, Scope, ToInit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -56,7 +56,7 @@ fn signals_reach_the_whole_tree() {
     let script = "trap 'echo parent; exit 5' USR1; (trap 'echo child' USR1; echo ready; while :; do sleep 1000 & wait; done) & while :; do wait; done";
     let pid = client.start(shell(script));
     client.until("ready\n");
-    client.say(&ToInit::Signal { signal: libc::SIGUSR1 });
+    client.say(&ToInit::Signal { signal: libc::SIGUSR1, scope: Scope::All });
     let mut seen = String::new();
     let exit = loop {
         match client.next() {

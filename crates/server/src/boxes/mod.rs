@@ -32,6 +32,7 @@ mod pipe;
 mod recovery;
 mod registry;
 mod runs;
+mod sessions;
 mod work;
 
 pub use kept::{Kept, Lease};
@@ -40,6 +41,7 @@ pub use output::Share;
 pub use pipe::Reader;
 pub use recovery::RecoveryError;
 pub use runs::{Collected, Ending, Started};
+pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
 
 use keeper::Keeper;
 use kept::LabelChange;

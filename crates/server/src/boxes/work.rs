@@ -23,7 +23,7 @@ const END_GRACE: Duration = Duration::from_secs(2);
 /// How long after KILL a box may take to say that the run has ended. Then the run is over whatever the box says.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// What every command of a user gets beside the box's own environment.
-const ENVIRONMENT: [&str; 4] = ["HOME=/home/boxuser", "USER=boxuser", "LOGNAME=boxuser", "SHELL=/bin/bash"];
+pub(super) const ENVIRONMENT: [&str; 4] = ["HOME=/home/boxuser", "USER=boxuser", "LOGNAME=boxuser", "SHELL=/bin/bash"];
 
 /// Where output goes.
 pub(super) enum Sink {
@@ -111,13 +111,10 @@ impl Work<'_> {
     ) -> (Ending, Option<Output>) {
         let limit = order.timeout.map(|limit| (limit, Instant::now() + limit));
         let exec = wire::Exec {
-            job: id.to_string(),
-            argv: order.argv,
-            folder: order.folder,
             env: ENVIRONMENT.iter().map(|&variable| variable.to_owned()).collect(),
-            user: User::BOXUSER,
             stdin: order.input.is_some(),
             on_close: OnClose::Keep,
+            ..wire::Exec::new(id.to_string(), order.argv, order.folder, User::BOXUSER)
         };
         let starting = agent::exec(self.engine, self.lease.kept().id(), exec);
         let job = tokio::select! {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use boxyard_proto::wire::{Exec, OnClose, User};
+use boxyard_proto::wire::{Exec, User};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -136,15 +136,8 @@ impl Yard {
 }
 
 pub(super) async fn sh(engine: &LocalEngine, id: &BoxId, script: &str) -> Result<Done, agent::AgentError> {
-    let exec = Exec {
-        job: format!("{:032x}", rand::random::<u128>()),
-        argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
-        folder: "/".into(),
-        env: vec![],
-        user: User::ROOT,
-        stdin: false,
-        on_close: OnClose::End,
-    };
+    let argv = vec!["/bin/sh".into(), "-c".into(), script.into()];
+    let exec = Exec::new(format!("{:032x}", rand::random::<u128>()), argv, "/", User::ROOT);
     let mut job = agent::exec(engine, id, exec).await?;
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
