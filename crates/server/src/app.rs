@@ -128,7 +128,7 @@ impl App {
         }
         let limits = config.limits;
         let connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
-        let router = http::router(config, boxes.clone(), store.clone(), Arc::clone(&metrics));
+        let router = http::router(config, boxes.clone(), store.clone(), Arc::clone(&metrics), None);
         let gauge = metrics.http_connections.clone();
         let door = Door::new(listener, router, limits.header_timeout, connections, gauge);
         let metrics_door = metrics_listener.map(|listener| {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::ssh::identity::Identity;
 use crate::store::Store;
 
 mod accept;
@@ -29,6 +30,7 @@ mod observe;
 mod openapi;
 mod paced;
 mod runs;
+mod ssh;
 mod stream;
 
 pub use accept::Door;
@@ -45,10 +47,12 @@ struct Http {
     metrics: Arc<Metrics>,
     body_cap: usize,
     openapi: Bytes,
+    /// The SSH door, if there is one.
+    ssh: Option<Identity>,
 }
 
-/// The API.
-pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>) -> Router {
+/// The API. `ssh` is the SSH door that it tells of, if there is one.
+pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>, ssh: Option<Identity>) -> Router {
     let http = Arc::new(Http {
         boxes,
         store,
@@ -56,6 +60,7 @@ pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>
         metrics,
         body_cap: usize::try_from(config.limits.body_cap).unwrap_or(usize::MAX),
         openapi: openapi().into(),
+        ssh,
     });
     Router::from(openapi::routes())
         .fallback(async || ApiError::no_route())
