@@ -33,7 +33,7 @@ pub(crate) fn answer() -> Option<ExitCode> {
     if !right {
         return Some(ExitCode::from(FAILED));
     }
-    Some(print(&password).unwrap_or(ExitCode::from(FAILED)))
+    Some(print(&password).unwrap_or_else(|_| ExitCode::from(FAILED)))
 }
 
 /// Whether it is a question and no command: those are single words.

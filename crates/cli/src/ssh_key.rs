@@ -68,7 +68,7 @@ impl Add {
         let client = self.client.connect()?;
         let body = AddSshKey { public_key: Some(line), label: self.label };
         let key: SshKeyData = client.call(client.request_beside(Method::POST, &["ssh-keys"]).json(&body)).await?;
-        note(&format!("{} {}", key.fingerprint, key.label.as_deref().unwrap_or_default()).trim_end());
+        note(format!("{} {}", key.fingerprint, key.label.as_deref().unwrap_or_default()).trim_end());
         print(key.id.as_str())
     }
 }

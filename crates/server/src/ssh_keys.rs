@@ -58,7 +58,13 @@ impl From<StoreError> for SshKeyError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Full => Self::TooMany,
-            error => Self::Store(error),
+            error @ (StoreError::NameTaken
+            | StoreError::IdTaken
+            | StoreError::NotFound
+            | StoreError::Closed
+            | StoreError::Busy
+            | StoreError::Newer { .. }
+            | StoreError::Broken { .. }) => Self::Store(error),
         }
     }
 }
@@ -115,7 +121,9 @@ pub fn read_public_key(text: &str) -> Result<PublicKey, InvalidSshKey> {
     match key.key_data() {
         KeyData::Rsa(key) => check_rsa(key)?,
         KeyData::Ed25519(_) | KeyData::Ecdsa(_) | KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => {}
-        _ => return Err(InvalidSshKey::new("keys of this kind are not supported")),
+        KeyData::Dsa(_) | KeyData::Certificate(_) | KeyData::Other(_) | _ => {
+            return Err(InvalidSshKey::new("keys of this kind are not supported"));
+        }
     }
     Ok(key)
 }

@@ -41,7 +41,12 @@ impl From<StoreError> for SshTokenError {
         match error {
             StoreError::Full => Self::TooMany,
             StoreError::NotFound => Self::BoxNotFound,
-            error => Self::Store(error),
+            error @ (StoreError::NameTaken
+            | StoreError::IdTaken
+            | StoreError::Closed
+            | StoreError::Busy
+            | StoreError::Newer { .. }
+            | StoreError::Broken { .. }) => Self::Store(error),
         }
     }
 }

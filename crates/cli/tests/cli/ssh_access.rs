@@ -101,7 +101,7 @@ fn a_private_key_does_not_leave_this_host() {
         (&["ssh-token", "create"], "--box"),
         (&["ssh-token", "revoke", "--box", ID, "nonsense"], "not an SSH token's id"),
         (&["ssh", "../x"], "neither a box id nor a box name"),
-        (&["ssh-config", "--host", "-oProxyCommand=x"], "--host"),
+        (&["ssh-config", "--host=-oProxyCommand=x"], "the name or the address of a host"),
     ] {
         let (code, out, err) = run(server.boxyard(arguments));
         assert!(code == 64 || code == 1 && part.starts_with("cannot open"), "{arguments:?}: {code} {err}");

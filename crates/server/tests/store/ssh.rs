@@ -173,7 +173,7 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         assert_eq!(store.find_key([0xab; 32]).await.expect("find").map(|(_, account)| account), Some(acc.clone()));
         let row = key(&acc, 1);
         assert_eq!(store.insert_ssh_key(row.clone(), 100).await.expect("the new table is there"), row);
-        assert_eq!(store.accounts_of_ssh_key(row.key).await.expect("look up"), [acc.clone()]);
+        assert_eq!(store.accounts_of_ssh_key(row.key).await.expect("look up"), std::slice::from_ref(&acc));
         store.insert_ssh_token(token(&acc, &id, rand::random()), 100).await.expect("and the other");
         store.close().await;
     }
