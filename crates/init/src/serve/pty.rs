@@ -1,5 +1,6 @@
 //! A job's terminal: its master side, which is input and output of the job, and how it is made.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -28,7 +29,12 @@ pub const HELD_MAX: u64 = 128 * 1024;
 /// The master side of a terminal. When the last copy is dropped the kernel hangs up: the leader of the session gets SIGHUP, and whoever
 /// still reads from the terminal sees its end.
 #[derive(Debug)]
-pub struct Terminal(AsyncFd<OwnedFd>);
+pub struct Terminal {
+    master: AsyncFd<OwnedFd>,
+    /// Nobody had the slave side open at some time. The event loop never forgets that, so somebody who has it open again later is not
+    /// waited for: it would be without end, and OpenSSH's server does not either.
+    hung_up: Cell<bool>,
+}
 
 impl Terminal {
     /// Makes a terminal of the shape `asked` that belongs to `owner`. Returns the slave side too, which is for the child.
@@ -53,7 +59,8 @@ impl Terminal {
         let mut settings = tcgetattr(&slave)?;
         modes::apply(&mut settings, &asked.modes);
         tcsetattr(&slave, OptionalActions::Now, &settings)?;
-        let terminal = Self(sys::watch(master, Interest::READABLE | Interest::WRITABLE)?);
+        let master = sys::watch(master, Interest::READABLE | Interest::WRITABLE)?;
+        let terminal = Self { master, hung_up: Cell::new(false) };
         terminal.resize(asked.size)?;
         Ok((Rc::new(terminal), slave))
     }
@@ -62,23 +69,31 @@ impl Terminal {
     pub fn resize(&self, size: PtySize) -> io::Result<()> {
         let PtySize { columns, rows, width, height } = size;
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: width, ws_ypixel: height };
-        Ok(tcsetwinsize(&self.0, size)?)
+        Ok(tcsetwinsize(&self.master, size)?)
     }
 
     /// The process group in its foreground, in our own process ids. None when no session has it, or its foreground is outside of them.
     pub fn foreground(&self) -> Option<Pid> {
-        tcgetpgrp(&self.0).ok()
+        tcgetpgrp(&self.master).ok()
     }
 
-    /// Waits until there may be something to read.
+    /// Waits until there may be something to read, or nobody has the terminal open.
     pub async fn readable(&self) {
         // An error of the event loop's shows again in the read.
-        drop(self.0.readable().await);
+        if let Ok(guard) = self.master.readable().await
+            && guard.ready().is_read_closed()
+        {
+            self.hung_up.set(true);
+        }
     }
 
-    /// Waits until there may be room to write.
+    /// Waits until there may be room to write, or nobody has the terminal open.
     pub async fn writable(&self) {
-        drop(self.0.writable().await);
+        if let Ok(guard) = self.master.writable().await
+            && guard.ready().is_write_closed()
+        {
+            self.hung_up.set(true);
+        }
     }
 
     /// Reads what is there, the pieces in which the kernel hands it out put together. 0 is the end.
@@ -86,24 +101,35 @@ impl Terminal {
     /// # Errors
     /// `WouldBlock` when nothing is there; `EIO` when nobody has the terminal open any more.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        gather(buffer, |rest| self.0.try_io(Interest::READABLE, |master| Ok(rustix::io::read(master, rest)?)))
+        let read =
+            gather(buffer, |rest| self.master.try_io(Interest::READABLE, |master| Ok(rustix::io::read(master, rest)?)));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.hung_up.get() => Ok(0),
+            read => read,
+        }
     }
 
     /// As [`read`](Self::read), but asks the kernel itself and not what the event loop has last heard. The kernel says `WouldBlock` only
     /// when everything that has been written so far has been read.
     pub fn read_rest(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        gather(buffer, |rest| Ok(rustix::io::read(self.0.get_ref(), rest)?))
+        gather(buffer, |rest| Ok(rustix::io::read(self.master.get_ref(), rest)?))
     }
 
-    /// Writes as much as fits.
+    /// Writes as much as fits, even when nobody has the terminal open any more.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing fits; `EIO` when nobody has the terminal open any more.
+    /// `WouldBlock` when nothing fits; `EIO` when nothing ever will.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_io(Interest::WRITABLE, |master| match rustix::io::write(master, bytes)? {
+        let written = self.master.try_io(Interest::WRITABLE, |master| match rustix::io::write(master, bytes)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             written => Ok(written),
-        })
+        });
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.hung_up.get() => {
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            }
+            written => written,
+        }
     }
 }
 

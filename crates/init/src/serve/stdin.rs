@@ -121,6 +121,8 @@ mod tests {
             let (mut stdin, read) = Stdin::new().expect("a pipe");
             let mut taken = vec![0; 64 * 1024];
             stdin.push(&[7; 512 * 1024]);
+            stdin.writable().await;
+            stdin.write();
             for _ in 0..200 {
                 stdin.push(&[7; 64 * 1024]);
                 let mut left = taken.len();

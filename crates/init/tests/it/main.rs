@@ -5,7 +5,9 @@
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;
+mod serve_hangup;
 mod serve_jobs;
 mod serve_protocol;
+mod serve_terminals;
 mod serve_trees;
 mod support;
