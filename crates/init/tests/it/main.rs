@@ -5,6 +5,7 @@
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;
+mod launch_terminals;
 mod serve_hangup;
 mod serve_jobs;
 mod serve_protocol;

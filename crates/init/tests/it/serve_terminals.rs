@@ -29,7 +29,7 @@ fn a_shell_echoes_and_controls_its_terminal() {
     client.until("fore1\r\n");
     client.input(b"\x1a");
     client.until("Stopped");
-    client.input(b"kill -9 %1; wait %1; exit 7\n");
+    client.input(b"kill -9 %1\nexit 7\nexit 7\n");
     let outcome = client.finish();
     assert_eq!((outcome.exit.code, outcome.exit.signal), (7, None));
 }
@@ -118,8 +118,8 @@ fn the_interrupt_character_ends_the_foreground() {
     client.until("run2\r\n");
     client.say(&ToInit::Signal { signal: libc::SIGTERM, scope: Scope::Group });
     client.until("code 143\r\n");
-    client.input(b"\x04");
-    assert_eq!(client.finish().exit.code, 0);
+    client.input(b"exit 9\n");
+    assert_eq!(client.finish().exit.code, 9);
 }
 
 #[test]
