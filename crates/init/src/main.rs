@@ -10,9 +10,12 @@ mod sys;
 mod trouble;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+use serve::Grace;
 
 const USAGE: &str = "usage: boxyard-init launch < PLAN
-       boxyard-init serve [--cgroup FOLDER]    (listening socket as descriptor 3)
+       boxyard-init serve [--cgroup FOLDER [--hangup-grace MILLISECONDS]]    (listening socket as descriptor 3)
        boxyard-init --version";
 
 fn main() -> ExitCode {
@@ -20,15 +23,21 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
         ["launch"] => launch::run(),
-        ["serve"] => serve::on_host(None),
-        ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref())),
+        ["serve"] => serve::on_host(None, Grace::default()),
+        ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref()), Grace::default()),
+        ["serve", "--cgroup", folder, "--hangup-grace", grace] => match grace.parse().map(Duration::from_millis) {
+            Ok(each) => serve::on_host(Some(folder.as_ref()), Grace { to_end: each, to_obey: each }),
+            Err(_) => misused(),
+        },
         ["--version"] => {
             println!("boxyard-init {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(64)
-        }
+        _ => misused(),
     }
+}
+
+fn misused() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(64)
 }

@@ -167,8 +167,16 @@ pub fn child_signals() -> io::Result<AsyncFd<OwnedFd>> {
     let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
     // SAFETY: the mask is eight bytes, as the size says.
     let signals = owned(unsafe { libc::syscall(libc::SYS_signalfd4, -1, ptr::from_ref(&mask), 8, flags) })?;
+    watch(signals, Interest::READABLE)
+}
+
+/// Has the event loop watch a non-blocking descriptor.
+///
+/// # Errors
+/// It cannot be watched.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the same descriptor for all its life.
-    Ok(unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// How a child ended.
@@ -328,5 +336,20 @@ pub fn inherited(raw: RawFd) -> io::Result<OwnedFd> {
 pub fn kill(pid: Pid, signal: c_int) -> io::Result<()> {
     // SAFETY: kill touches no memory; `pid` is above 0, so it is one process and never a group.
     check(c_long::from(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }))?;
+    Ok(())
+}
+
+/// Sends `signal` to every process of the group `group`, as [`kill`] does to one.
+///
+/// # Errors
+/// There is no such group or signal, or none of its processes is ours.
+pub fn kill_group(group: Pid, signal: c_int) -> io::Result<()> {
+    let group = group.as_raw_nonzero().get();
+    if group == 1 {
+        // As -1 it would mean every process that there is.
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill touches no memory; the number is below -1, so it is one group.
+    check(c_long::from(unsafe { libc::kill(-group, signal) }))?;
     Ok(())
 }

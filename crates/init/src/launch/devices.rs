@@ -13,6 +13,9 @@ use crate::trouble::{Doing, Trouble};
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
+/// Terminals of a box at most. The host has some 3000 for all of its boxes.
+const TERMINALS: &str = "256";
+
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -68,7 +71,13 @@ impl Devices {
         for ((name, _, _), device) in DEVICES.iter().zip(&self.0) {
             attach(device, spot(&dev, name).doing("opening /dev")?).doing_with(|| format!("attaching /dev/{name}"))?;
         }
-        let options = [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))];
+        let options = [
+            ("newinstance", None),
+            ("ptmxmode", Some("0666")),
+            ("mode", Some("0620")),
+            ("gid", Some("5")),
+            ("max", Some(TERMINALS)),
+        ];
         let pts = make("devpts", &options, quiet)?;
         attach(&pts, spot(&dev, "pts").doing("opening /dev/pts")?).doing("attaching /dev/pts")?;
         let queues = make("mqueue", &[], quiet | MountAttrFlags::MOUNT_ATTR_NODEV)?;

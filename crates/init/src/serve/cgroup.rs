@@ -3,10 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::time::timeout;
 
 use crate::sys;
 
@@ -15,6 +18,9 @@ const ROUNDS: usize = 8;
 
 /// Bytes read of a file of the kernel's at most.
 const FILE_MAX: usize = 1024 * 1024;
+
+/// How long processes may take to stop. Only who waits in the kernel for a disk takes longer than a moment.
+const FREEZING: Duration = Duration::from_secs(1);
 
 /// A v2 cgroup that we may make others in.
 #[derive(Debug)]
@@ -68,20 +74,46 @@ impl Leaf {
         self.folder.as_fd()
     }
 
+    /// The processes in it, but those that are not in our own process ids.
+    pub fn pids(&self) -> Vec<u32> {
+        let listed = self.read("cgroup.procs").unwrap_or_default();
+        listed.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    }
+
+    /// Stops every process in it until what this returns is dropped. They can be killed meanwhile, and a new one starts stopped.
+    ///
+    /// # Errors
+    /// The kernel does not do it.
+    pub async fn freeze(&self) -> io::Result<Frozen<'_>> {
+        let events = openat(&self.folder, c"cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let events = sys::watch(events, Interest::PRIORITY)?;
+        self.write("cgroup.freeze", "1")?;
+        let frozen = Frozen(self);
+        let until_frozen = async {
+            let mut text = [0; 256];
+            loop {
+                // The kernel tells of every change after the last read.
+                let read = rustix::io::pread(&events, &mut text, 0)?;
+                if text[..read].split(|byte| *byte == b'\n').any(|line| line == b"frozen 1") {
+                    return Ok::<_, io::Error>(());
+                }
+                events.ready(Interest::PRIORITY).await?.clear_ready();
+            }
+        };
+        // Who does not stop in time waits in the kernel, and does nothing else either.
+        timeout(FREEZING, until_frozen).await.unwrap_or(Ok(()))?;
+        Ok(frozen)
+    }
+
     /// Sends `signal` to every process in it, those included that are forked meanwhile.
     pub fn signal(&self, signal: i32) {
         let mut done = Vec::new();
         for _ in 0..ROUNDS {
-            let listed = self.read("cgroup.procs").unwrap_or_default();
-            let fresh: Vec<i32> = listed
-                .lines()
-                .filter_map(|line| line.parse().ok())
-                .filter(|pid| *pid > 0 && !done.contains(pid))
-                .collect();
+            let fresh: Vec<u32> = self.pids().into_iter().filter(|pid| !done.contains(pid)).collect();
             if fresh.is_empty() {
                 break;
             }
-            for pid in fresh.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            for pid in fresh.iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
                 // Gone already is as good.
                 let _ = sys::kill(pid, signal);
             }
@@ -91,10 +123,7 @@ impl Leaf {
 
     /// Kills every process in it, all at once.
     pub fn kill(&self) {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let killed =
-            openat(&self.folder, c"cgroup.kill", flags, Mode::empty()).and_then(|file| rustix::io::write(&file, b"1"));
-        if killed.is_err() {
+        if self.write("cgroup.kill", "1").is_err() {
             // Kernels before 5.14.
             self.signal(libc::SIGKILL);
         }
@@ -110,6 +139,12 @@ impl Leaf {
     /// The most memory that it had at once, in bytes, where the kernel counts it.
     pub fn memory_peak(&self) -> Option<u64> {
         self.read("memory.peak").ok()?.trim().parse().ok()
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let file = openat(&self.folder, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, text.as_bytes())?;
+        Ok(())
     }
 
     fn read(&self, name: &str) -> io::Result<String> {
@@ -128,5 +163,16 @@ impl Leaf {
         }
         text.truncate(length);
         String::from_utf8(text).map_err(io::Error::other)
+    }
+}
+
+/// A leaf whose processes stand still. Dropping it lets them go on.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a Leaf);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // A leaf that is gone has nothing in it that could go on.
+        let _ = self.0.write("cgroup.freeze", "0");
     }
 }

@@ -5,10 +5,11 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use boxyard_proto::launch::UIDS_PER_BOX;
-use boxyard_proto::wire::{Exec, FailedKind, Kind};
+use boxyard_proto::wire::{Exec, FailedKind};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,9 +20,10 @@ use tokio::time::timeout;
 use super::cgroup::Leaf;
 use super::job::Job;
 use super::jobs::Jobs;
-use super::output::{Output, non_blocking};
+use super::members::Members;
+use super::output::non_blocking;
 use super::reaper::Waiting;
-use super::stdin::Stdin;
+use super::stdio::{self, Ends};
 use crate::launch::seccomp::FOR_JOBS;
 use crate::sys::{self, Forked, Texts};
 
@@ -108,45 +110,38 @@ impl Command {
 
     /// Makes the process. On failure the leaf comes back, to be removed.
     pub fn start(self, exec: &Exec, leaf: Option<Leaf>, waiting: &Waiting) -> Result<Started, (Refusal, Option<Leaf>)> {
-        match self.try_start(exec, leaf.as_ref(), waiting) {
-            Ok((report, mut job)) => {
-                job.leaf = leaf;
+        let (stdio, ends) = match stdio::open(exec) {
+            Ok(opened) => opened,
+            Err((doing, error)) => return Err((Refusal::of_kernel(doing, error), leaf)),
+        };
+        match self.fork(ends, leaf.as_ref()) {
+            Ok((pid, report)) => {
+                let ended = waiting.enter(pid.cast_signed());
+                let job = Job::new(exec, pid, leaf, ended, stdio);
                 Ok(Started { report, folder: exec.folder.clone(), job })
             }
             Err(error) => Err((Refusal::of_kernel("starting the process", error), leaf)),
         }
     }
 
-    fn try_start(self, exec: &Exec, leaf: Option<&Leaf>, waiting: &Waiting) -> io::Result<(Receiver, Job)> {
+    /// Returns the child's id and what it reports through.
+    fn fork(self, stdio: Ends, leaf: Option<&Leaf>) -> io::Result<(u32, Receiver)> {
         let (report, report_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let report = Receiver::from_owned_fd_unchecked(non_blocking(report)?)?;
-        let (out, out_end) = Output::new(Kind::Out)?;
-        let (err, err_end) = Output::new(Kind::Err)?;
-        let (stdin, stdin_end) = if exec.stdin {
-            let (stdin, end) = Stdin::new()?;
-            (stdin, Some(end))
-        } else {
-            (Stdin::default(), None)
-        };
-        let ends = Ends { stdin: stdin_end, out: out_end, err: err_end, report: report_end };
-        let child = match sys::clone3(0, leaf.map(Leaf::folder), false)? {
-            Forked::Child => self.become_program(&ends),
-            Forked::Parent(child) => child,
-        };
-        let pid = child.pid.as_raw_nonzero().get();
-        let ended = waiting.enter(pid);
-        let job = Job::new(exec, pid.cast_unsigned(), ended, stdin, [out, err]);
-        Ok((report, job))
+        match sys::clone3(0, leaf.map(Leaf::folder), false)? {
+            Forked::Child => self.become_program(&stdio, &report_end),
+            Forked::Parent(child) => Ok((child.pid.as_raw_nonzero().get().cast_unsigned(), report)),
+        }
     }
 
     /// The child's whole life before the program.
-    fn become_program(&self, ends: &Ends) -> ! {
-        match self.prepare(ends) {
+    fn become_program(&self, stdio: &Ends, report: &OwnedFd) -> ! {
+        match self.prepare(stdio, report) {
             Ok(()) => {}
             Err((stage, error)) => {
                 let errno = error.raw_os_error();
                 let [a, b, c, d] = errno.to_ne_bytes();
-                let _ = rustix::io::write(&ends.report, &[stage, a, b, c, d]);
+                let _ = rustix::io::write(report, &[stage, a, b, c, d]);
                 sys::exit_now(127);
             }
         }
@@ -172,18 +167,13 @@ impl Command {
         sys::exit_now(code);
     }
 
-    fn prepare(&self, ends: &Ends) -> Result<(), (u8, Errno)> {
+    fn prepare(&self, stdio: &Ends, report: &OwnedFd) -> Result<(), (u8, Errno)> {
         let step = |result: Result<(), Errno>| result.map_err(|error| (STEP, error));
         let io_step = |result: io::Result<()>| {
             result.map_err(|error| (STEP, Errno::from_io_error(&error).unwrap_or(Errno::INVAL)))
         };
         step(rustix::process::setsid().map(drop))?;
-        // Without one of its own the job shares our standard input, which is /dev/null.
-        if let Some(stdin) = &ends.stdin {
-            step(rustix::stdio::dup2_stdin(stdin))?;
-        }
-        step(rustix::stdio::dup2_stdout(&ends.out))?;
-        step(rustix::stdio::dup2_stderr(&ends.err))?;
+        step(stdio.take())?;
         sys::restore_signals_for_exec();
         if let Some(open_files) = self.open_files {
             let limit = Rlimit { current: Some(open_files), maximum: Some(open_files) };
@@ -197,7 +187,7 @@ impl Command {
             step(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
         }
         // As the user, who must be able to enter it; and with nothing open that leads out of the box (CVE-2024-21626).
-        sys::close_all_but_one(ends.report.as_fd());
+        sys::close_all_but_one(report.as_fd());
         rustix::process::chdir(&self.folder).map_err(|error| (FOLDER, error))
     }
 }
@@ -209,15 +199,6 @@ const STARTING: Duration = Duration::from_secs(60);
 const STEP: u8 = 0;
 const FOLDER: u8 = 1;
 
-/// The child's ends of all pipes.
-#[derive(Debug)]
-struct Ends {
-    stdin: Option<OwnedFd>,
-    out: OwnedFd,
-    err: OwnedFd,
-    report: OwnedFd,
-}
-
 /// A process that was made and has yet to become its program.
 #[derive(Debug)]
 pub struct Started {
@@ -228,6 +209,11 @@ pub struct Started {
 }
 
 impl Started {
+    /// Its processes.
+    pub fn members(&self) -> Rc<Members> {
+        Rc::clone(&self.job.members)
+    }
+
     /// What the process says before it ends, if it does not become its program.
     async fn reported(&self) -> Option<[u8; 5]> {
         let mut report = [0; 5];

@@ -4,17 +4,20 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use boxyard_proto::wire::{Exec, Exit, FromInit, OnClose, ToInit};
+use boxyard_proto::wire::{Exec, Exit, FromInit, OnClose, Scope, ToInit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::Leaf;
 use super::connection::{Connection, Incoming};
+use super::hangup::{self, Concerned};
 use super::jobs::Jobs;
+use super::members::Members;
 use super::output::Output;
+use super::pty::Terminal;
 use super::stdin::Stdin;
-use super::tree;
+use super::stdio::Stdio;
 use crate::sys::Ended;
 
 /// Between TERM and KILL for a job whose connection has closed.
@@ -32,20 +35,23 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// A job's process and all that belongs to it.
 #[derive(Debug)]
 pub struct Job {
-    /// Its cgroup, where there are cgroups.
-    pub leaf: Option<Leaf>,
+    /// Its processes.
+    pub members: Rc<Members>,
     name: String,
-    pid: u32,
     on_close: OnClose,
     ended: oneshot::Receiver<Ended>,
     stdin: Stdin,
     outputs: [Output; 2],
+    /// What input and output are, where they are a terminal.
+    terminal: Option<Rc<Terminal>>,
 }
 
 impl Job {
-    /// The job of the process `pid`, which has just been made.
-    pub fn new(exec: &Exec, pid: u32, ended: oneshot::Receiver<Ended>, stdin: Stdin, outputs: [Output; 2]) -> Self {
-        Self { leaf: None, name: exec.job.clone(), pid, on_close: exec.on_close, ended, stdin, outputs }
+    /// The job of the process `pid`, which has just been made in `leaf`.
+    pub fn new(exec: &Exec, pid: u32, leaf: Option<Leaf>, ended: oneshot::Receiver<Ended>, stdio: Stdio) -> Self {
+        let Stdio { stdin, outputs, terminal } = stdio;
+        let members = Rc::new(Members::new(leaf, pid, terminal.as_ref()));
+        Self { members, name: exec.job.clone(), on_close: exec.on_close, ended, stdin, outputs, terminal }
     }
 
     /// Forgets a job whose process never became its program and has ended, or is about to.
@@ -53,31 +59,23 @@ impl Job {
         // It always comes; and a job that cannot be waited for can be forgotten as well.
         let _ = self.ended.await;
         jobs.close_door(&self.name);
-        jobs.retire(self.leaf.as_ref());
+        jobs.retire(self.members.leaf());
     }
 
     /// Sees the job through to its end.
     pub async fn run(self, connection: Connection, jobs: &Rc<Jobs>) {
         let comers = (self.on_close == OnClose::Keep).then(|| jobs.open_door(&self.name));
-        let mut course = Course { job: self, connection: None, comers, ending: None };
+        let mut course = Course { job: self, connection: None, comers, ending: None, hung_up: false };
         course.take_over(connection);
-        let ended = course.until_over(jobs).await;
-        course.finish(ended, jobs).await;
-    }
-
-    fn signal(&self, signal: i32) {
-        match &self.leaf {
-            Some(leaf) => leaf.signal(signal),
-            None => tree::signal(self.pid, signal),
+        match course.until_over(jobs).await {
+            Some(ended) => course.finish(ended, jobs).await,
+            None => course.hang_up(jobs).await,
         }
     }
 
     /// Ends every process of it at once.
     pub fn kill(&self) {
-        match &self.leaf {
-            Some(leaf) => leaf.kill(),
-            None => tree::signal(self.pid, libc::SIGKILL),
-        }
+        self.members.kill();
     }
 }
 
@@ -89,40 +87,61 @@ struct Course {
     comers: Option<mpsc::Receiver<Connection>>,
     /// When what is left of the process tree is killed.
     ending: Option<Instant>,
+    /// The connection of a remote login has closed.
+    hung_up: bool,
 }
 
 /// The first process has ended; its output may not have.
 struct Closing {
     ended: Ended,
+    /// How long more is waited for where the end of the output is not.
+    patience: Option<Patience>,
+}
+
+struct Patience {
     /// The job is over at this time if nothing is heard of it.
     quiet: Instant,
     /// And at this one whatever is heard.
     latest: Instant,
 }
 
+impl Patience {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { quiet: now + QUIET, latest: now + PATIENCE }
+    }
+
+    fn end(&self) -> Instant {
+        self.quiet.min(self.latest)
+    }
+}
+
 impl Course {
-    /// Moves bytes and messages until the job has ended and its output is complete, or has been waited for long enough.
-    async fn until_over(&mut self, jobs: &Jobs) -> Ended {
+    /// Moves bytes and messages until the job has ended and its output is complete, or has been waited for long enough. Returns nothing
+    /// when a remote login was left before.
+    async fn until_over(&mut self, jobs: &Jobs) -> Option<Ended> {
         let scratch = jobs.scratch();
         let mut closing: Option<Closing> = None;
         loop {
             if let Some(Err(_)) = self.connection.as_mut().map(Connection::flush) {
                 self.lose_connection();
             }
+            if self.hung_up {
+                return None;
+            }
             if let Some(closing) = &closing
-                && !self.job.outputs.iter().any(Output::is_open)
+                && self.is_complete()
             {
-                return closing.ended;
+                return Some(closing.ended);
             }
             let pending = self.connection.as_ref().is_some_and(Connection::is_pending);
             let full = self.job.stdin.is_full();
             let [out, err] = &self.job.outputs;
             let moved = tokio::select! {
                 ended = &mut self.job.ended, if closing.is_none() => {
-                    let now = Instant::now();
                     // The reaper knows every child, so it never drops the other end; if it did, waiting on would be for ever.
                     let ended = ended.unwrap_or(Ended { pid: 0, code: 255, signal: None, cpu_ns: 0, memory_peak: 0 });
-                    closing = Some(Closing { ended, quiet: now + QUIET, latest: now + PATIENCE });
+                    closing = Some(Closing { ended, patience: self.patience() });
                     self.job.outputs.iter_mut().for_each(Output::note_owed);
                     continue;
                 }
@@ -137,7 +156,7 @@ impl Course {
                     continue;
                 }
                 // A job that reads nothing more must still end when its client goes.
-                () = when(self.connection.as_ref().filter(|_| full && self.job.on_close == OnClose::End), Connection::closed) => {
+                () = when(self.connection.as_ref().filter(|_| full && self.job.on_close != OnClose::Keep), Connection::closed) => {
                     self.lose_connection();
                     continue;
                 }
@@ -156,13 +175,10 @@ impl Course {
                     self.ending = None;
                     continue;
                 }
-                () = at(closing.as_ref().map(|closing| closing.quiet.min(closing.latest))), if !pending => {
+                () = at(closing.as_ref().and_then(|closing| closing.patience.as_ref()).map(Patience::end)), if !pending => {
                     match &mut closing {
-                        Some(closing) if self.job.outputs.iter().all(Output::is_settled) => return closing.ended,
-                        Some(closing) => {
-                            let now = Instant::now();
-                            (closing.quiet, closing.latest) = (now + QUIET, now + PATIENCE);
-                        }
+                        Some(closing) if self.job.outputs.iter().all(Output::is_settled) => return Some(closing.ended),
+                        Some(closing) => closing.patience = Some(Patience::new()),
                         None => {}
                     }
                     continue;
@@ -172,14 +188,29 @@ impl Course {
             };
             match self.job.outputs[moved].pump(&scratch, self.connection.as_mut()) {
                 Ok(true) => {
-                    if let Some(closing) = &mut closing {
-                        closing.quiet = Instant::now() + QUIET;
+                    if let Some(Closing { patience: Some(patience), .. }) = &mut closing {
+                        patience.quiet = Instant::now() + QUIET;
                     }
                 }
                 Ok(false) => {}
                 Err(_) => self.lose_connection(),
             }
         }
+    }
+
+    /// Whether nothing of the output is missing, once the first process has ended.
+    fn is_complete(&self) -> bool {
+        match &self.job.terminal {
+            // Who else has it open does not keep the job.
+            Some(_) => self.job.outputs.iter().all(Output::is_settled),
+            None => !self.job.outputs.iter().any(Output::is_open),
+        }
+    }
+
+    /// How long to wait for what is missing of the output, if not for ever.
+    fn patience(&self) -> Option<Patience> {
+        let for_ever = self.job.terminal.is_some() || self.job.on_close == OnClose::Hangup;
+        (!for_ever).then(Patience::new)
     }
 
     /// Reads what the other side says and does it.
@@ -199,17 +230,20 @@ impl Course {
                 Incoming::Input(bytes) => self.job.stdin.push(&bytes),
                 Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
                 Incoming::Message(ToInit::Hello(_)) => {}
-                Incoming::Message(ToInit::Signal { signal, .. }) => {
+                Incoming::Message(ToInit::Signal { signal, scope }) => {
                     if (1..=64).contains(&signal) {
-                        self.job.signal(signal);
+                        self.job.members.signal(signal, scope);
                     }
+                }
+                Incoming::Message(ToInit::Resize { size }) => {
+                    // A terminal that has been hung up on has no size.
+                    let _ = self.job.terminal.as_ref().map(|terminal| terminal.resize(size));
                 }
                 Incoming::Message(ToInit::End { grace_ms }) => self.end(Duration::from_millis(grace_ms)),
                 Incoming::Message(
                     ToInit::Exec(_)
                     | ToInit::Attach { .. }
                     | ToInit::SignalJob { .. }
-                    | ToInit::Resize { .. }
                     | ToInit::Dial { .. }
                     | ToInit::Listen { .. }
                     | ToInit::Accept { .. },
@@ -234,9 +268,9 @@ impl Course {
             Some(earlier) => self.ending = Some(earlier.min(at)),
             None => {
                 self.ending = Some(at);
-                self.job.signal(libc::SIGTERM);
+                self.job.members.signal(libc::SIGTERM, Scope::All);
                 // A stopped process hears of it only when it goes on.
-                self.job.signal(libc::SIGCONT);
+                self.job.members.signal(libc::SIGCONT, Scope::All);
             }
         }
     }
@@ -244,14 +278,16 @@ impl Course {
     fn lose_connection(&mut self) {
         self.connection = None;
         self.job.stdin.end();
-        if self.job.on_close == OnClose::End && self.ending.is_none() {
-            self.end(GRACE);
+        match self.job.on_close {
+            OnClose::End if self.ending.is_none() => self.end(GRACE),
+            OnClose::Hangup => self.hung_up = true,
+            OnClose::End | OnClose::Keep => {}
         }
     }
 
     /// Makes `comer` the connection of this job, and does what it may have said already.
     fn take_over(&mut self, mut comer: Connection) {
-        comer.say(&FromInit::Started { pid: self.job.pid });
+        comer.say(&FromInit::Started { pid: self.job.members.first() });
         self.connection = Some(comer);
         if self.heed().is_err() {
             self.lose_connection();
@@ -260,17 +296,17 @@ impl Course {
 
     /// Tells how the job ended and lets go of what it left running.
     async fn finish(mut self, ended: Ended, jobs: &Rc<Jobs>) {
-        let leaf = self.job.leaf.as_ref();
+        let leaf = self.job.members.leaf();
         let exit = Exit {
             code: ended.code,
             signal: ended.signal,
             cpu_ns: leaf.and_then(Leaf::cpu_ns).unwrap_or(ended.cpu_ns),
             memory_peak: leaf.and_then(Leaf::memory_peak).unwrap_or(ended.memory_peak),
         };
-        let Job { name, pid, on_close, .. } = &self.job;
+        let Job { name, on_close, .. } = &self.job;
         let keep = *on_close == OnClose::Keep;
         if keep {
-            jobs.keep_result(name, *pid, exit);
+            jobs.keep_result(name, self.job.members.first(), exit);
         }
         jobs.close_door(name);
         if let Some(comer) = self.comers.take().and_then(|mut comers| comers.try_recv().ok()) {
@@ -286,19 +322,29 @@ impl Course {
         }
     }
 
-    /// Leaves the rest of the process tree alone, except that it still ends where that was asked for.
+    /// Hangs up on a job that nobody follows any more.
+    async fn hang_up(self, jobs: &Rc<Jobs>) {
+        jobs.close_door(&self.job.name);
+        let members = Rc::clone(&self.job.members);
+        let terminal = self.job.terminal.as_ref();
+        let concerned = terminal.map_or(Concerned::Session, |terminal| Concerned::Terminal(terminal.foreground()));
+        self.let_go(jobs);
+        hangup::hang_up(&members, concerned, jobs.grace()).await;
+    }
+
+    /// Leaves the rest of the process tree alone, except that it still ends where that was asked for, and that the kernel hangs up on
+    /// who has its terminal open.
     fn let_go(self, jobs: &Rc<Jobs>) {
-        let Self { mut job, ending, .. } = self;
-        for output in job.outputs.into_iter().filter(Output::is_open) {
+        let Self { job: Job { members, outputs, .. }, ending, .. } = self;
+        for output in outputs.into_iter().filter(Output::is_held) {
             let scratch = jobs.scratch();
             spawn_local(async move { output.discard(&scratch).await });
         }
-        job.outputs = [Output::closed(), Output::closed()];
-        let gone = jobs.retire(job.leaf.as_ref());
+        let gone = jobs.retire(members.leaf());
         if let (Some(at), false) = (ending, gone) {
             spawn_local(async move {
                 sleep_until(at).await;
-                job.kill();
+                members.kill();
             });
         }
     }

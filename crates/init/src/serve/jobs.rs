@@ -7,13 +7,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use boxyard_proto::wire::{Exec, Exit, FailedKind, FromInit};
+use boxyard_proto::wire::{Exec, Exit, FailedKind, FromInit, Scope};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::cgroup::{Leaf, Parent};
 use super::connection::Connection;
 use super::exec::{Command, Refusal, Started};
+use super::hangup::Grace;
+use super::members::Members;
 use super::output::Scratch;
 use super::reaper::Waiting;
 
@@ -31,6 +33,8 @@ pub struct Jobs {
     /// Limit of open files for each job, where PID 1 has another for itself. Only in a box.
     open_files: Option<u64>,
     cgroup: Option<Parent>,
+    /// For those who are hung up on.
+    grace: Grace,
     next_leaf: Cell<u64>,
     /// Leaves in which something was left running.
     survivors: RefCell<Vec<String>>,
@@ -43,6 +47,7 @@ pub struct Jobs {
 /// A job under way.
 #[derive(Debug)]
 struct Running {
+    members: Rc<Members>,
     /// Takes a new connection, where the job can be attached to.
     door: Option<mpsc::Sender<Connection>>,
 }
@@ -56,19 +61,20 @@ struct Results {
 impl Jobs {
     /// For PID 1 of a box that `launch` has made.
     pub fn in_box(env: Vec<String>, cgroup: OwnedFd, open_files: u64) -> Self {
-        Self::new(env, Some(Parent::new(cgroup)), Some(open_files))
+        Self::new(env, Some(Parent::new(cgroup)), Some(open_files), Grace::default())
     }
 
     /// For a process that is in no such box.
-    pub fn on_host(env: Vec<String>, cgroup: Option<&Path>) -> io::Result<Self> {
-        Ok(Self::new(env, cgroup.map(Parent::open).transpose()?, None))
+    pub fn on_host(env: Vec<String>, cgroup: Option<&Path>, grace: Grace) -> io::Result<Self> {
+        Ok(Self::new(env, cgroup.map(Parent::open).transpose()?, None, grace))
     }
 
-    fn new(env: Vec<String>, cgroup: Option<Parent>, open_files: Option<u64>) -> Self {
+    fn new(env: Vec<String>, cgroup: Option<Parent>, open_files: Option<u64>, grace: Grace) -> Self {
         Self {
             env,
             open_files,
             cgroup,
+            grace,
             next_leaf: Cell::new(1),
             survivors: RefCell::default(),
             running: RefCell::default(),
@@ -81,6 +87,11 @@ impl Jobs {
     /// The buffer that all bytes pass through.
     pub fn scratch(&self) -> Rc<Scratch> {
         Rc::clone(&self.scratch)
+    }
+
+    /// How long those have who are hung up on.
+    pub fn grace(&self) -> Grace {
+        self.grace
     }
 
     /// Who waits for which child.
@@ -104,7 +115,7 @@ impl Jobs {
         let started = command.start(exec, leaf, &self.waiting);
         match started {
             Ok(started) => {
-                self.running.borrow_mut().insert(exec.job.clone(), Running { door: None });
+                self.running.borrow_mut().insert(exec.job.clone(), Running { members: started.members(), door: None });
                 Ok(started)
             }
             Err((refusal, leaf)) => {
@@ -126,6 +137,17 @@ impl Jobs {
                 Err(error) => return Err(Refusal::of_kernel("making the job's cgroup", error)),
             }
         }
+    }
+
+    /// Sends `signal` to the processes in `scope` of the job `name`. Returns its first process.
+    pub fn signal(&self, name: &str, signal: i32, scope: Scope) -> Result<u32, Refusal> {
+        if !(1..=64).contains(&signal) {
+            return Err(Refusal::new(FailedKind::Invalid, "there is no such signal"));
+        }
+        let members = self.running.borrow().get(name).map(|running| Rc::clone(&running.members));
+        let members = members.ok_or_else(|| Refusal::new(FailedKind::NotFound, "there is no such job"))?;
+        members.signal(signal, scope);
+        Ok(members.first())
     }
 
     /// Opens the job `name` for later connections.

@@ -1,23 +1,29 @@
 //! Serving jobs: one connection is one job (see [`boxyard_proto::wire`]).
 //!
 //! ```text
-//!  listener ──▶ opening: hello, exec | attach ──▶ job: a task that owns the process, its pipes and its cgroup leaf
+//!  listener ──▶ opening: hello, exec | attach ──▶ job: a task that owns the process, its pipes or terminal, and its cgroup leaf
 //!                                                  ▲
 //!  SIGCHLD ──▶ reaper: takes every dead child ─────┘ (the job's own; orphans of the box are just taken)
 //! ```
 //!
 //! Everything runs on one thread. A job's task outlives its connection where the job asked for that, and the connection of a later
-//! `attach` is handed to it. What a finished job left running stays in its leaf, which is removed when it is empty.
+//! `attach` is handed to it. What a finished job left running stays in its leaf, which is removed when it is empty. A remote login whose
+//! connection closes is hung up on (see [`hangup`]).
 
 mod cgroup;
 mod connection;
 mod exec;
+mod hangup;
 mod host;
 mod job;
 mod jobs;
+mod members;
+mod modes;
 mod output;
+mod pty;
 mod reaper;
 mod stdin;
+mod stdio;
 mod tree;
 
 use std::io;
@@ -39,6 +45,7 @@ use tokio::time::{sleep, timeout};
 
 use self::connection::{Connection, Incoming};
 use self::exec::Refusal;
+pub use self::hangup::Grace;
 pub use self::jobs::Jobs;
 use self::reaper::Reaper;
 use crate::sys;
@@ -54,7 +61,7 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Serves on the listening socket that is descriptor 3, for a process that is in no box of `launch`'s making. Jobs get cgroups of
 /// their own below `cgroup`, where one is given.
-pub fn on_host(cgroup: Option<&Path>) -> ExitCode {
+pub fn on_host(cgroup: Option<&Path>, grace: Grace) -> ExitCode {
     let prepared = || {
         let listener = sys::inherited(3)?;
         sys::reset_signals();
@@ -64,7 +71,7 @@ pub fn on_host(cgroup: Option<&Path>) -> ExitCode {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some(format!("{}={}", name.into_string().ok()?, value.into_string().ok()?)));
-        Ok((listener, Jobs::on_host(environment.collect(), cgroup)?))
+        Ok((listener, Jobs::on_host(environment.collect(), cgroup, grace)?))
     };
     let error = match prepared() {
         Ok((listener, jobs)) => run(listener, jobs, || ()),
@@ -140,6 +147,10 @@ async fn serve(mut connection: Connection, jobs: &Rc<Jobs>) {
                 refuse(connection, refusal).await;
             }
         }
+        Ok(Ok(ToInit::SignalJob { job, signal, scope })) => match jobs.signal(&job, signal, scope) {
+            Ok(pid) => conclude(connection, &FromInit::Started { pid }).await,
+            Err(refusal) => refuse(connection, refusal).await,
+        },
         Ok(Ok(_)) => refuse(connection, Refusal::new(FailedKind::Invalid, "there is no job yet")).await,
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             refuse(connection, Refusal::new(FailedKind::Invalid, error.to_string())).await;
@@ -161,8 +172,13 @@ async fn open(connection: &mut Connection) -> io::Result<ToInit> {
     }
 }
 
-async fn refuse(mut connection: Connection, refusal: Refusal) {
-    connection.say(&FromInit::Failed { kind: refusal.kind, message: refusal.message });
-    // A client that does not read its refusal loses it.
+async fn refuse(connection: Connection, refusal: Refusal) {
+    conclude(connection, &FromInit::Failed { kind: refusal.kind, message: refusal.message }).await;
+}
+
+/// Says the last message of a connection.
+async fn conclude(mut connection: Connection, message: &FromInit) {
+    connection.say(message);
+    // A client that does not read it loses it.
     let _ = timeout(OPENING, connection.deliver()).await;
 }

@@ -1,8 +1,9 @@
-//! What a job writes: its two pipes, and the one buffer that everything passes through.
+//! What a job writes, to its two pipes or its terminal, and the one buffer that everything passes through.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use boxyard_proto::wire::Kind;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -10,6 +11,7 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::net::unix::pipe::Receiver;
 
 use super::connection::Connection;
+use super::pty::{HELD_MAX, Terminal};
 
 /// Bytes moved at once, and of a frame of output at most.
 const READ_SIZE: usize = 256 * 1024;
@@ -40,9 +42,16 @@ impl Scratch {
 pub struct Output {
     kind: Kind,
     /// Open as long as somebody may write.
-    pipe: Option<Receiver>,
-    /// Bytes that were in the pipe when the job's first process ended and have not been read yet.
+    source: Option<Source>,
+    /// Bytes that may have been written before the job's first process ended and have not been read yet.
     owed: u64,
+}
+
+/// What a job's output is read from.
+#[derive(Debug)]
+enum Source {
+    Pipe(Receiver),
+    Terminal(Rc<Terminal>),
 }
 
 impl Output {
@@ -50,39 +59,49 @@ impl Output {
     pub fn new(kind: Kind) -> io::Result<(Self, OwnedFd)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         let _ = fcntl_setpipe_size(&read, PIPE_SIZE);
-        let pipe = Some(Receiver::from_owned_fd_unchecked(non_blocking(read)?)?);
-        Ok((Self { kind, pipe, owed: 0 }, write))
+        let pipe = Receiver::from_owned_fd_unchecked(non_blocking(read)?)?;
+        Ok((Self { kind, source: Some(Source::Pipe(pipe)), owed: 0 }, write))
+    }
+
+    /// All output of a job that has a terminal.
+    pub fn terminal(terminal: Rc<Terminal>) -> Self {
+        Self { kind: Kind::Out, source: Some(Source::Terminal(terminal)), owed: 0 }
     }
 
     /// The output of a job that cannot write any more.
     pub fn closed() -> Self {
-        Self { kind: Kind::Out, pipe: None, owed: 0 }
+        Self { kind: Kind::Out, source: None, owed: 0 }
     }
 
     /// Whether somebody may still write.
     pub fn is_open(&self) -> bool {
-        self.pipe.is_some()
+        self.source.is_some()
     }
 
     /// Waits for something to read or the end. Never returns when it has ended.
     pub async fn readable(&self) {
-        match &self.pipe {
+        match &self.source {
             // An error of the event loop's shows again in the read.
-            Some(pipe) => drop(pipe.readable().await),
+            Some(Source::Pipe(pipe)) => drop(pipe.readable().await),
+            // What it may owe is read without waiting.
+            Some(Source::Terminal(terminal)) if self.owed == 0 => terminal.readable().await,
+            Some(Source::Terminal(_)) => {}
             None => std::future::pending().await,
         }
     }
 
-    /// Notes how much the job has written by now.
+    /// Notes how much the job has written by now. Of a terminal that cannot be known before it is read.
     pub fn note_owed(&mut self) {
-        if let Some(pipe) = &self.pipe {
-            self.owed = rustix::io::ioctl_fionread(pipe).unwrap_or(0);
-        }
+        self.owed = match &self.source {
+            Some(Source::Pipe(pipe)) => rustix::io::ioctl_fionread(pipe).unwrap_or(0),
+            Some(Source::Terminal(_)) => HELD_MAX,
+            None => 0,
+        };
     }
 
     /// Whether everything that the job's first process wrote has been read.
     pub fn is_settled(&self) -> bool {
-        self.pipe.is_none() || self.owed == 0
+        self.source.is_none() || self.owed == 0
     }
 
     /// Moves what is there to the connection, or nowhere. Returns whether there was anything, the end included.
@@ -90,9 +109,13 @@ impl Output {
     /// # Errors
     /// The connection is gone. What was read is lost with it.
     pub fn pump(&mut self, scratch: &Scratch, connection: Option<&mut Connection>) -> io::Result<bool> {
-        let Some(pipe) = &self.pipe else { return Ok(false) };
+        let Some(source) = &self.source else { return Ok(false) };
         let read = scratch.with(READ_SIZE, |buffer| {
-            let read = pipe.try_read(buffer)?;
+            let read = match source {
+                Source::Pipe(pipe) => pipe.try_read(buffer)?,
+                Source::Terminal(terminal) if self.owed == 0 => terminal.read(buffer)?,
+                Source::Terminal(terminal) => terminal.read_rest(buffer)?,
+            };
             let sent = match connection {
                 Some(connection) if read > 0 => connection.send(self.kind, &buffer[..read]),
                 Some(_) | None => Ok(()),
@@ -101,20 +124,30 @@ impl Output {
         });
         match read {
             Ok((0, _)) => {
-                self.pipe = None;
+                self.source = None;
                 Ok(true)
             }
             Ok((read, sent)) => {
                 self.owed = self.owed.saturating_sub(read as u64);
                 sent.map(|()| true)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            // A pipe that cannot be read has ended as far as we can tell.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Source::Terminal(_) = source {
+                    self.owed = 0;
+                }
+                Ok(false)
+            }
+            // What cannot be read has ended as far as we can tell; for a terminal that nobody has open that is the way to say so.
             Err(_) => {
-                self.pipe = None;
+                self.source = None;
                 Ok(true)
             }
         }
+    }
+
+    /// Whether somebody may still write to its pipe.
+    pub fn is_held(&self) -> bool {
+        matches!(self.source, Some(Source::Pipe(_)))
     }
 
     /// Reads and drops everything until nobody can write any more, so that what a job left running does not die of a broken pipe.

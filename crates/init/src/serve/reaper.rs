@@ -25,11 +25,8 @@ impl Waiting {
 
     fn tell(&self, ended: Ended) -> bool {
         match self.0.borrow_mut().remove(&ended.pid) {
-            Some(waiting) => {
-                // A job's task that is gone has no interest any more.
-                let _ = waiting.send(ended);
-                true
-            }
+            // A job that was hung up on has no interest any more: its processes are the box's orphans.
+            Some(waiting) => waiting.send(ended).is_ok(),
             None => false,
         }
     }

@@ -1,5 +1,5 @@
-//! A job's process tree without cgroups: what descends from its first process, and what is in its session. Processes that left both are
-//! missed, which is why boxes have cgroups.
+//! Processes as `/proc` shows them, and a job's process tree without cgroups: what descends from its first process, and what is in its
+//! session. Processes that left both are missed, which is why boxes have cgroups.
 
 use std::fs;
 
@@ -29,22 +29,70 @@ pub fn signal(first: u32, signal: i32) {
     }
 }
 
-struct Process {
-    pid: u32,
+/// What is known of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
     parent: u32,
-    session: u32,
+}
+
+impl Process {
+    /// Looks at the process `pid`, if there is one.
+    pub fn read(pid: u32) -> Option<Self> {
+        Self::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(pid: u32, stat: &str) -> Option<Self> {
+        // The name in parentheses may contain anything, parentheses included: state, parent, group and session follow the last.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
+        let mut number = || fields.next()?.parse().ok();
+        let (parent, group, session) = (number()?, number()?, number()?);
+        Some(Self { pid, group, session, parent })
+    }
+
+    /// Whether it ignores SIGHUP.
+    pub fn ignores_hangup(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| ignores_hangup(&status))
+    }
+}
+
+/// Whether a process with this `status` ignores SIGHUP. Its name, which comes first, has no line breaks in it: the kernel escapes them.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|ignored| u64::from_str_radix(ignored.trim(), 16).ok());
+    ignored.is_some_and(|ignored| ignored & (1 << (libc::SIGHUP - 1)) != 0)
+}
+
+/// The ids of all processes that there are.
+pub fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn list() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| read(entry.file_name().to_str()?.parse().ok()?)).collect()
+    pids().into_iter().filter_map(Process::read).collect()
 }
 
-fn read(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain anything, parentheses included: state, parent, group and session follow the last.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
-    Some(Process { pid, parent, session })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_pretend_to_be_the_rest() {
+        let stat = "7 (x) R 1 1 1 (y)) S 3 4 5 34816 4 4194304 120";
+        let parsed = Process { pid: 7, group: 4, session: 5, parent: 3 };
+        assert_eq!(Process::parse(7, stat), Some(parsed));
+        for cut in ["", "7", "7 (x", "7 (x)", "7 (x) S", "7 (x) S 3 4", "7 (x) S 3 4 -5", "7 x S 3 4 5"] {
+            assert_eq!(Process::parse(7, cut), None, "{cut}");
+        }
+        let status =
+            |ignored: &str| format!("Name:\tSigIgn:\\n1\nPid:\t7\nSigBlk:\t1\nSigIgn:\t{ignored}\nSigCgt:\t1\n");
+        assert!(ignores_hangup(&status("0000000000001001")) && !ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup(&status("")) && !ignores_hangup(""));
+    }
 }

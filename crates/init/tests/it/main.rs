@@ -5,7 +5,10 @@
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;
+mod launch_terminals;
+mod serve_hangup;
 mod serve_jobs;
 mod serve_protocol;
+mod serve_terminals;
 mod serve_trees;
 mod support;

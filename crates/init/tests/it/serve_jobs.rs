@@ -2,7 +2,7 @@
 
 use boxyard_proto::wire::{Exec, FailedKind, OnClose, Scope, ToInit, User};
 
-use crate::support::client::{Client, Frame, command, ok, refused, run, shell};
+use crate::support::client::{Client, Frame, command, ok, refused, run, shell, wait_for_process_end};
 use crate::support::server::Server;
 
 #[test]
@@ -188,14 +188,4 @@ fn a_running_kept_job_can_be_taken_over() {
     second.say(&ToInit::Signal { signal: libc::SIGUSR1, scope: Scope::All });
     let outcome = second.finish();
     assert_eq!((outcome.text().as_str(), outcome.exit.code), ("told", 3));
-}
-
-/// Waits until the process `pid`, a child of the server's, has ended and was waited for.
-fn wait_for_process_end(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
-    // It may have ended already.
-    if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-        let mut wait = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut wait, None).expect("wait for a process");
-    }
 }

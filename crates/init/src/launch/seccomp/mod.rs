@@ -41,6 +41,10 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 const PACKET_OPTIONS: u32 = 263;
 const PACKET_RINGS: &[u32] = &[5, 13];
 
+/// Commands to terminals that nobody in a box needs: `TIOCSTI` types into another's terminal, `TIOCLINUX` pastes into the console of the
+/// host's, and `TIOCSETD` has the kernel load drivers for modems that have been broken into before (CVE-2017-2636, CVE-2023-6546).
+const TERMINAL_COMMANDS: &[u32] = &[0x5412, 0x541c, 0x5423];
+
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
 const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -92,6 +96,8 @@ enum Verdict {
     Without(u32),
     /// Allowed when the first argument is one of these.
     With(&'static [u32]),
+    /// Allowed unless the second argument is one of these.
+    Unless(&'static [u32]),
     /// Allowed unless the second argument is this and the third is one of these.
     Except(u32, &'static [u32]),
 }
@@ -105,6 +111,8 @@ pub fn for_box() -> Vec<sock_filter> {
     verdicts[number(libc::SYS_clone) as usize] = Verdict::Without(NEW_NAMESPACES);
     verdicts[number(libc::SYS_personality) as usize] = Verdict::With(PERSONALITIES);
     verdicts[number(libc::SYS_socket) as usize] = Verdict::With(SOCKET_FAMILIES);
+    // The kernel looks at the lower half of a command only, and so do we.
+    verdicts[number(libc::SYS_ioctl) as usize] = Verdict::Unless(TERMINAL_COMMANDS);
     verdicts[number(libc::SYS_setsockopt) as usize] = Verdict::Except(PACKET_OPTIONS, PACKET_RINGS);
     let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     for (call, verdict) in (0..).zip(verdicts) {
@@ -155,6 +163,10 @@ fn judge(verdict: Verdict) -> Vec<sock_filter> {
         Verdict::With(values) => {
             let tests = values.iter().flat_map(|value| [step(EQUAL, *value, 0, 1), allow]);
             [argument].into_iter().chain(tests).chain([refusal]).collect()
+        }
+        Verdict::Unless(values) => {
+            let tests = values.iter().flat_map(|value| [step(EQUAL, *value, 0, 1), refusal]);
+            [step(LOAD, SECOND_ARGUMENT, 0, 0)].into_iter().chain(tests).chain([allow]).collect()
         }
         Verdict::Except(second, thirds) => {
             let level = [step(LOAD, SECOND_ARGUMENT, 0, 0), step(EQUAL, second, 1, 0), allow];
@@ -246,6 +258,20 @@ mod tests {
         assert!(!set(level, libc::PACKET_RX_RING.cast_unsigned()) && !set(level, libc::PACKET_TX_RING.cast_unsigned()));
         assert!(set(level, libc::PACKET_ADD_MEMBERSHIP.cast_unsigned()));
         assert!(set(libc::SOL_SOCKET.cast_unsigned(), 5) && set(libc::IPPROTO_TCP.cast_unsigned(), 13));
+    }
+
+    #[test]
+    fn terminals_take_no_commands_that_reach_beyond_them() {
+        let filter = for_box();
+        let asks = |command| run_with(&filter, ARCHITECTURE, number(libc::SYS_ioctl), [0, command, 0]) == ALLOW;
+        for refused in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSETD] {
+            assert!(!asks(u32::try_from(refused).expect("32 bits")));
+        }
+        for needed in
+            [libc::TCGETS, libc::TIOCSCTTY, libc::TIOCSWINSZ, libc::TIOCGPTPEER, libc::TIOCSPGRP, libc::FIONBIO]
+        {
+            assert!(asks(u32::try_from(needed).expect("32 bits")));
+        }
     }
 
     #[test]

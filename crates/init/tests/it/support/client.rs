@@ -4,8 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use boxyard_proto::wire::{self, Exec, Exit, FailedKind, FromInit, HEADER_LEN, Hello, Kind, OnClose, ToInit, User};
+use boxyard_proto::wire::{
+    self, Exec, Exit, FailedKind, FromInit, HEADER_LEN, Hello, Kind, Pty, PtySize, ToInit, User,
+};
 
 use super::DEADLINE;
 
@@ -49,15 +52,31 @@ pub fn shell(script: &str) -> Exec {
 /// A job that runs `argv` as root, under a name of its own.
 pub fn command(argv: &[&str]) -> Exec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    Exec {
-        job: format!("job {}", NEXT.fetch_add(1, Ordering::Relaxed)),
-        argv: argv.iter().map(|&word| word.to_owned()).collect(),
-        folder: "/".into(),
-        env: Vec::new(),
-        user: User::ROOT,
-        stdin: false,
-        on_close: OnClose::End,
+    let job = format!("job {}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Exec::new(job, argv.iter().map(|&word| word.to_owned()).collect(), "/", User::ROOT)
+}
+
+/// The same on a terminal of 80 by 24.
+pub fn on_terminal(exec: Exec) -> Exec {
+    let size = PtySize { columns: 80, rows: 24, width: 0, height: 0 };
+    Exec { pty: Some(Pty { size, modes: Vec::new() }), ..exec }
+}
+
+/// Waits until the process `pid` of this machine, whoever's child it is, has ended.
+pub fn wait_for_process_end(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id");
+    // It may have ended already.
+    if let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        let mut wait = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        let ended = rustix::event::poll(&mut wait, Some(&patience)).expect("wait for a process");
+        assert_eq!(ended, 1, "process {pid:?} does not end");
     }
+}
+
+/// Whether the process `pid` of this machine runs.
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 impl Client {
@@ -149,6 +168,16 @@ impl Client {
             }
         }
         seen
+    }
+
+    /// Sends input, 64 MB at most, until nobody has taken any more of it for a while. What is sent ends in the middle of a frame.
+    pub fn stuff(&mut self) {
+        self.0.set_write_timeout(Some(Duration::from_millis(300))).expect("set a deadline");
+        let frame: Vec<u8> =
+            wire::header(Kind::In, 0x000f_0000).into_iter().chain(std::iter::repeat_n(b'x', 0x000f_0000)).collect();
+        let stuck = (0..64).any(|_| self.0.write_all(&frame).is_err());
+        assert!(stuck, "somebody takes it all");
+        self.0.set_write_timeout(Some(DEADLINE)).expect("set a deadline");
     }
 
     /// Reads to the end of the job.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
 
-const PROGRAMS: [&str; 35] = [
+const PROGRAMS: [&str; 38] = [
     "awk",
     "bash",
     "cat",
@@ -27,6 +27,7 @@ const PROGRAMS: [&str; 35] = [
     "ls",
     "mkdir",
     "mknod",
+    "mkfifo",
     "mount",
     "perl",
     "pivot_root",
@@ -37,10 +38,12 @@ const PROGRAMS: [&str; 35] = [
     "sh",
     "sleep",
     "stat",
+    "stty",
     "tail",
     "touch",
     "tr",
     "true",
+    "tty",
     "umount",
     "unshare",
     "wc",
@@ -49,7 +52,7 @@ const PROGRAMS: [&str; 35] = [
 /// The image's folder; made once for all tests.
 pub fn image() -> PathBuf {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let image = place.join("image-1");
+    let image = place.join("image-2");
     let lock = fs::File::create(place.join("image.lock")).expect("make a lock");
     flock(&lock, FlockOperation::LockExclusive).expect("lock the image");
     if !image.join(".made").exists() {

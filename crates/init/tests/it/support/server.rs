@@ -30,8 +30,17 @@ impl Server {
         Self::started_by("", false)
     }
 
+    /// Starts one that hangs up in a hurry: 100 ms between the signals.
+    pub fn in_a_hurry() -> Self {
+        Self::start("", true, &["--hangup-grace", "100"])
+    }
+
     /// Starts one from a shell that has done `before`.
     pub fn started_by(before: &str, confined: bool) -> Self {
+        Self::start(before, confined, &[])
+    }
+
+    fn start(before: &str, confined: bool, arguments: &[&str]) -> Self {
         let folder = folder("serve");
         let socket = folder.join("s");
         let listener = UnixListener::bind(&socket).expect("listen");
@@ -40,7 +49,7 @@ impl Server {
         let script = format!("{before}\nexec \"$0\" serve \"$@\" 3<&0 </dev/null");
         command.args(["-c", &script, PROGRAM]).stdin(OwnedFd::from(listener));
         if confined {
-            command.arg("--cgroup").arg(&cgroup.0);
+            command.arg("--cgroup").arg(&cgroup.0).args(arguments);
         }
         let process = command.spawn().expect("start the server");
         Self { process, folder, socket, cgroup }
