@@ -87,3 +87,45 @@ async fn next(bound: &Bound, queue: &Queue) -> (Stream, Place) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use boxyard_proto::wire::{Endpoint, User};
+    use tokio::net::{TcpStream, UnixStream};
+    use tokio::runtime::Builder;
+    use tokio::sync::Semaphore;
+
+    use super::super::jobs::Jobs;
+    use super::super::sockets::Sockets;
+    use super::*;
+
+    #[test]
+    fn who_is_not_accepted_in_time_is_dropped() {
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let jobs = Rc::new(Jobs::on_host(Vec::new(), None).expect("jobs"));
+            let sockets = Rc::new(Sockets::with_patience(Duration::from_millis(20)));
+            let queue = sockets.queue().expect("room");
+            let at = Endpoint::Tcp { host: "127.0.0.1".into(), port: 0 };
+            let bound = Bound::make(&at, User::ROOT, queue.number(), &jobs, &sockets).await.expect("listen");
+            let (engine, ours) = UnixStream::pair().expect("a pair");
+            let place = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("a place");
+            let port = bound.port;
+            let late = async {
+                for _ in 0..3 {
+                    let peer = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
+                    while let Err(error) = peer.try_read(&mut [0; 16]).map(|read| assert_eq!(read, 0)) {
+                        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                        peer.readable().await.expect("wait for the end");
+                    }
+                }
+                drop(engine);
+            };
+            tokio::join!(announce(Connection::new(ours, place, jobs.scratch()), bound, queue), late);
+            assert!((0..10).all(|number| sockets.take(number).is_none()));
+        });
+    }
+}

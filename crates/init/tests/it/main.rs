@@ -5,7 +5,9 @@
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;
+mod launch_sockets;
 mod serve_jobs;
 mod serve_protocol;
+mod serve_sockets;
 mod serve_trees;
 mod support;
