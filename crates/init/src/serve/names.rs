@@ -19,8 +19,11 @@ use super::exec::Refusal;
 use super::jobs::Jobs;
 use super::sockets::Sockets;
 
-/// Bytes read of an answer at most. What does not fit is not wanted: it holds more addresses than are tried.
-const ANSWER_MAX: usize = 8 * 1024;
+/// Bytes of output kept. What does not fit is not wanted: it holds more addresses than are tried.
+const OUTPUT_MAX: usize = 8 * 1024;
+
+/// Bytes of what a look-up writes that are read at once.
+const READ_SIZE: usize = 4 * 1024;
 
 /// Addresses of one name at most.
 const ADDRESSES: usize = 8;
@@ -37,7 +40,8 @@ pub async fn look_up(name: &str, user: User, jobs: &Rc<Jobs>, sockets: &Sockets)
     let answer = timeout(LOOKING_UP, ask(name, user, jobs, sockets));
     let answer =
         answer.await.map_err(|_| Refusal::new(FailedKind::Other, format!("looking up {name} took too long")))?;
-    let Answer { addresses, end } = Answer::read(&answer?);
+    let Answer { out, end, .. } = answer?;
+    let addresses = addresses(&out);
     if !addresses.is_empty() {
         return Ok(addresses);
     }
@@ -52,8 +56,8 @@ pub async fn look_up(name: &str, user: User, jobs: &Rc<Jobs>, sockets: &Sockets)
     })
 }
 
-/// Runs `getent` to its end, or to where its answer is long enough, and returns all that its connection has carried.
-async fn ask(name: &str, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) -> Result<Vec<u8>, Refusal> {
+/// Runs `getent` to its end, or to where its answer is long enough.
+async fn ask(name: &str, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) -> Result<Answer, Refusal> {
     let exhausted = |error: io::Error| Refusal::of_kernel("looking up a name", error);
     let place = Arc::clone(&sockets.look_ups).acquire_owned().await;
     let place = place.map_err(|closed| exhausted(io::Error::other(closed)))?;
@@ -65,53 +69,75 @@ async fn ask(name: &str, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) -> Resu
     // Like any job it is its task's to end, however early we leave: closing our end is what tells it to.
     let jobs = Rc::clone(jobs);
     spawn_local(async move { super::follow(started, connection, &jobs).await });
-    let mut answer = vec![0; ANSWER_MAX];
-    let mut length = 0;
-    while length < answer.len() {
-        match ours.try_read(&mut answer[length..]) {
+    let mut answer = Answer::default();
+    let mut buffer = [0; READ_SIZE];
+    while !answer.is_enough() {
+        match ours.try_read(&mut buffer) {
             Ok(0) => break,
-            Ok(read) => length += read,
+            Ok(read) => answer.take(&buffer[..read]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ours.readable().await.map_err(exhausted)?,
             Err(error) => return Err(exhausted(error)),
         }
     }
-    answer.truncate(length);
     Ok(answer)
 }
 
-/// How the look-up ended.
+/// How a look-up ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Exit(i32),
     Failed(FailedKind, String),
 }
 
-/// What a look-up has said.
-#[derive(Debug, PartialEq, Eq)]
+/// What a look-up has said so far.
+#[derive(Debug, Default)]
 struct Answer {
-    addresses: Vec<IpAddr>,
+    out: Vec<u8>,
     end: Option<End>,
+    /// What has come in and is not cut yet: less than a message.
+    inbox: Vec<u8>,
+    /// What is still to come of a frame that is not one of ours to read whole.
+    under_way: Option<(Kind, usize)>,
 }
 
 impl Answer {
-    /// Reads as much of the frames as came.
-    fn read(mut frames: &[u8]) -> Self {
-        let (mut out, mut end) = (Vec::new(), None);
-        while let Some((header, rest)) = frames.split_first_chunk::<HEADER_LEN>() {
-            let Ok((kind, length)) = wire::parse_header(*header) else { break };
-            let (payload, rest) = rest.split_at(length.min(rest.len()));
-            match kind {
-                Kind::Out => out.extend_from_slice(payload),
-                Kind::Json => match wire::parse::<FromInit>(payload, &FromInit::KNOWN) {
-                    Ok(Parsed::Known(FromInit::Exit(exit))) => end = Some(End::Exit(exit.code)),
-                    Ok(Parsed::Known(FromInit::Failed { kind, message })) => end = Some(End::Failed(kind, message)),
-                    Ok(_) | Err(_) => {}
-                },
-                Kind::In | Kind::Err => {}
+    /// Whether nothing more of it is wanted.
+    fn is_enough(&self) -> bool {
+        self.out.len() >= OUTPUT_MAX
+    }
+
+    /// Takes the next bytes of the frames.
+    fn take(&mut self, bytes: &[u8]) {
+        self.inbox.extend_from_slice(bytes);
+        loop {
+            if let Some((kind, left)) = self.under_way {
+                let piece = left.min(self.inbox.len());
+                let bytes = self.inbox.drain(..piece);
+                if kind == Kind::Out {
+                    self.out.extend(bytes.take(OUTPUT_MAX - self.out.len()));
+                }
+                if piece < left {
+                    self.under_way = Some((kind, left - piece));
+                    return;
+                }
+                self.under_way = None;
             }
-            frames = rest;
+            let Some(header) = self.inbox.first_chunk::<HEADER_LEN>() else { return };
+            // They are our own frames, so a broken one cannot be; and it would mean nothing.
+            let Ok((kind, length)) = wire::parse_header(*header) else { return self.inbox.clear() };
+            if kind != Kind::Json {
+                self.inbox.drain(..HEADER_LEN);
+                self.under_way = Some((kind, length));
+                continue;
+            }
+            let Some(payload) = self.inbox.get(HEADER_LEN..HEADER_LEN + length) else { return };
+            match wire::parse::<FromInit>(payload, &FromInit::KNOWN) {
+                Ok(Parsed::Known(FromInit::Exit(exit))) => self.end = Some(End::Exit(exit.code)),
+                Ok(Parsed::Known(FromInit::Failed { kind, message })) => self.end = Some(End::Failed(kind, message)),
+                Ok(_) | Err(_) => {}
+            }
+            self.inbox.drain(..HEADER_LEN + length);
         }
-        Self { addresses: addresses(&out), end }
     }
 }
 
@@ -152,18 +178,38 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_read_as_far_as_they_came() {
-        let mut frames = wire::json_frame(&FromInit::Started { pid: 7 });
-        frames.extend(wire::header(Kind::Out, 12).into_iter().chain(*b"192.0.2.1 x\n"));
-        frames.extend(wire::header(Kind::Err, 2).into_iter().chain(*b"!\n"));
-        let cut = wire::header(Kind::Out, 1000).into_iter().chain(*b"192.0.2.2 x\n192.0.");
-        let whole = Answer::read(&frames.iter().copied().chain(cut).collect::<Vec<_>>());
-        assert_eq!(whole.addresses.len(), 2);
-        for length in 0..frames.len() {
-            assert!(Answer::read(&frames[..length]).addresses.len() <= 1);
+    fn frames_are_read_in_whatever_pieces_they_come() {
+        let frame = |kind, payload: &[u8]| [wire::header(kind, payload.len()).as_slice(), payload].concat();
+        let frames = [
+            wire::json_frame(&FromInit::Started { pid: 7 }),
+            frame(Kind::Out, b"192.0.2.1 x\n192.0."),
+            frame(Kind::Err, b"!\n"),
+            frame(Kind::Out, b""),
+            frame(Kind::Out, b"2.2 x\n"),
+            wire::json_frame(&FromInit::Failed { kind: FailedKind::Exhausted, message: "no".into() }),
+        ]
+        .concat();
+        for size in 1..=frames.len() {
+            let mut answer = Answer::default();
+            frames.chunks(size).for_each(|piece| answer.take(piece));
+            assert_eq!(answer.out, b"192.0.2.1 x\n192.0.2.2 x\n");
+            assert_eq!(answer.end, Some(End::Failed(FailedKind::Exhausted, "no".into())));
         }
-        let failed = wire::json_frame(&FromInit::Failed { kind: FailedKind::Exhausted, message: "no".into() });
-        assert_eq!(Answer::read(&failed).end, Some(End::Failed(FailedKind::Exhausted, "no".into())));
-        assert_eq!(Answer::read(&[0xff; 64]), Answer { addresses: Vec::new(), end: None });
+        let mut answer = Answer::default();
+        answer.take(&[0xff; 64]);
+        assert!(answer.out.is_empty() && answer.inbox.is_empty());
+    }
+
+    #[test]
+    fn complaints_are_not_kept_and_output_only_so_far() {
+        let mut answer = Answer::default();
+        for _ in 0..100 {
+            answer.take(&wire::header(Kind::Err, READ_SIZE));
+            answer.take(&[b'e'; READ_SIZE]);
+        }
+        assert!(answer.out.is_empty() && answer.inbox.is_empty() && !answer.is_enough());
+        answer.take(&wire::header(Kind::Out, 3 * READ_SIZE));
+        (0..3).for_each(|_| answer.take(&[b'o'; READ_SIZE]));
+        assert!(answer.is_enough() && answer.out.len() == OUTPUT_MAX);
     }
 }

@@ -32,7 +32,11 @@ fn with_names() -> (TestBox, u32) {
     let mut made = TestBox::new();
     let hosts = "127.0.0.1 localhost\n::1 db.internal\n127.0.0.1 db.internal\n192.0.2.9 far.internal\n";
     let file = |path: &str, content: &str| File { path: path.into(), content: content.into(), mode: 0o644 };
-    made.plan.files = vec![file("/etc/hosts", hosts), file("/etc/nsswitch.conf", "hosts: files\n")];
+    made.plan.files = vec![
+        file("/etc/hosts", hosts),
+        file("/etc/nsswitch.conf", "hosts: files\n"),
+        file("/etc/host.conf", "multi on\n"),
+    ];
     let pid = made.launch().expect("launch a box");
     (made, pid)
 }
