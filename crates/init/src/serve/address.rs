@@ -89,7 +89,7 @@ pub fn refusal(error: &io::Error) -> Refusal {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
             (FailedKind::Exhausted, "the box is out of open files or memory")
         }
-        Some(Errno::AGAIN) => (FailedKind::Exhausted, "the listener's queue is full"),
+        Some(Errno::AGAIN) => (FailedKind::Exhausted, "resource temporarily unavailable"),
         Some(errno) => return Refusal::of_kernel("opening the socket", errno),
         None => return Refusal::new(FailedKind::Other, format!("opening the socket: {error}")),
     };

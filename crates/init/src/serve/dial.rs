@@ -29,11 +29,22 @@ const CONNECTING_ALL: Duration = Duration::from_secs(30);
 /// Between tries of a Unix socket whose queue is full: the kernel tells nobody when there is room.
 const QUEUE_FULL: Duration = Duration::from_millis(20);
 
+/// A socket that was dialled, and what it is connected to.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The socket.
+    pub stream: Stream,
+    /// An IP address, or a path.
+    pub host: String,
+    /// 0 for Unix sockets.
+    pub port: u16,
+}
+
 /// Connects to `to`. Dropping it midway leaves nothing behind.
 ///
 /// # Errors
 /// The address is none, cannot be reached, or is not for `user`.
-pub async fn dial(to: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) -> Result<Stream, Refusal> {
+pub async fn dial(to: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) -> Result<Dialled, Refusal> {
     rights::check(user)?;
     match to {
         Endpoint::Tcp { host, port } => {
@@ -46,9 +57,14 @@ pub async fn dial(to: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Sockets)
                 Host::Address(address) => vec![address],
                 Host::Name(name) => names::look_up(&name, user, jobs, sockets).await?,
             };
-            tcp(&addresses, *port, user).await
+            let stream = tcp(&addresses, *port, user).await?;
+            let (host, port) = stream.peer();
+            Ok(Dialled { stream, host, port })
         }
-        Endpoint::Unix { path } => unix(&address::unix(path)?, user).await,
+        Endpoint::Unix { path } => {
+            let stream = unix(&address::unix(path)?, user).await?;
+            Ok(Dialled { stream, host: path.clone(), port: 0 })
+        }
         Endpoint::AgentSocket => Err(invalid("an agent's socket can only be listened on")),
     }
 }

@@ -51,6 +51,7 @@ use tokio::time::{sleep, timeout};
 
 use self::bind::Bound;
 use self::connection::{Connection, Incoming};
+use self::dial::Dialled;
 use self::exec::{Refusal, Started};
 pub use self::jobs::Jobs;
 use self::reaper::Reaper;
@@ -155,7 +156,10 @@ async fn serve(mut connection: Connection, jobs: &Rc<Jobs>, sockets: &Rc<Sockets
         Ok(Ok(ToInit::Dial { to, user })) => dial(connection, &to, user, jobs, sockets).await,
         Ok(Ok(ToInit::Listen { at, user })) => listen(connection, &at, user, jobs, sockets).await,
         Ok(Ok(ToInit::Accept { connection: number })) => match sockets.take(number) {
-            Some(stream) => relay::carry(connection, stream, &jobs.scratch()).await,
+            Some(stream) => {
+                let (host, port) = stream.peer();
+                relay::carry(connection, Dialled { stream, host, port }, &jobs.scratch()).await;
+            }
             None => refuse(connection, Refusal::new(FailedKind::NotFound, "there is no such connection")).await,
         },
         Ok(Ok(_)) => refuse(connection, Refusal::new(FailedKind::Invalid, "there is no job yet")).await,
@@ -189,7 +193,7 @@ async fn follow(started: Started, connection: Connection, jobs: &Rc<Jobs>) {
 
 async fn dial(connection: Connection, to: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) {
     match while_open(&connection, dial::dial(to, user, jobs, sockets)).await {
-        Some(Ok(stream)) => relay::carry(connection, stream, &jobs.scratch()).await,
+        Some(Ok(dialled)) => relay::carry(connection, dialled, &jobs.scratch()).await,
         Some(Err(refusal)) => refuse(connection, refusal).await,
         None => {}
     }

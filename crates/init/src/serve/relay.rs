@@ -5,16 +5,18 @@ use std::io;
 use boxyard_proto::wire::{FromInit, Kind, ToInit};
 
 use super::connection::{Connection, Incoming};
+use super::dial::Dialled;
 use super::output::Scratch;
 use super::stream::Stream;
 
 /// Bytes read of a socket at once, and of a frame of output at most.
 const READ_SIZE: usize = 256 * 1024;
 
-/// Carries the bytes of `stream` until both directions have ended or either side is gone. What may have come in for it already is in
-/// the connection.
-pub async fn carry(mut connection: Connection, stream: Stream, scratch: &Scratch) {
-    connection.say(&stream.opened());
+/// Tells that `dialled` is open and carries its bytes until both directions have ended or either side is gone. What may have come in for
+/// it already is in the connection.
+pub async fn carry(mut connection: Connection, dialled: Dialled, scratch: &Scratch) {
+    let Dialled { stream, host, port } = dialled;
+    connection.say(&FromInit::Opened { host, port });
     let mut relay =
         Relay { connection, stream, queue: Vec::new(), written: 0, input: Input::Open, output: Output::Open };
     if relay.until_over(scratch).await.is_ok() {

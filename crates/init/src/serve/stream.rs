@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 
-use boxyard_proto::wire::{FromInit, User};
+use boxyard_proto::wire::User;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Gid, Uid};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, UCred, sendmsg};
@@ -99,12 +99,6 @@ impl Stream {
             Self::Tcp(stream) => stream.peer_addr().map_or_else(|_| (String::new(), 0), shown),
             Self::Unix(..) => (String::new(), 0),
         }
-    }
-
-    /// The answer for somebody who has asked for this socket.
-    pub fn opened(&self) -> FromInit {
-        let (host, port) = self.peer();
-        FromInit::Opened { host, port }
     }
 }
 

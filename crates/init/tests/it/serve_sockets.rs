@@ -120,7 +120,8 @@ fn a_socket_that_is_broken_off_closes_its_connection() {
     // A Unix socket's other side that is gone altogether is known at once; what it said before comes through.
     let place = Place::new();
     let listener = UnixListener::bind(place.path("s")).expect("listen");
-    let mut client = Client::dial(server.socket(), unix(place.path("s")), User::ROOT);
+    let mut client = Client::asking(server.socket(), &ToInit::Dial { to: unix(place.path("s")), user: User::ROOT });
+    assert_eq!(client.opened(), (place.path("s").to_str().expect("text").to_owned(), 0));
     let (mut peer, _) = listener.accept().expect("accept");
     peer.write_all(b"and off").expect("write");
     drop(peer);
