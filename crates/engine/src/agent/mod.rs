@@ -132,10 +132,10 @@ pub async fn signal_job(
 
 async fn begin(stream: Box<dyn Duplex>, first: ToInit, needs: Option<&'static str>) -> Result<Job, AgentError> {
     let (reader, control, answer) = open(stream, first, needs, START_DEADLINE).await?;
-    match answer {
-        FromInit::Started { pid } if pid > 0 => Ok(Job { pid, reader, control }),
-        other => Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(other).describe()))),
+    if let FromInit::Started { pid: pid @ 1.. } = answer {
+        return Ok(Job { pid, reader, control });
     }
+    Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(answer).describe())))
 }
 
 /// Sends the first message and returns the answer to it, which has to come within `deadline`.

@@ -81,10 +81,10 @@ pub async fn listen(engine: &dyn Engine, id: &BoxId, at: Endpoint, user: User) -
 }
 
 fn opened(answer: FromInit) -> Result<(String, u16), AgentError> {
-    match answer {
-        FromInit::Opened { host, port } => Ok((cut(&host), port)),
-        other => Err(AgentError::Protocol(format!("{} instead of a socket", Read::Message(other).describe()))),
+    if let FromInit::Opened { host, port } = &answer {
+        return Ok((cut(host), *port));
     }
+    Err(AgentError::Protocol(format!("{} instead of a socket", Read::Message(answer).describe())))
 }
 
 fn cut(host: &str) -> String {

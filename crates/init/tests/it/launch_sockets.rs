@@ -113,6 +113,16 @@ fn a_look_up_is_a_job_like_any_other() {
 }
 
 #[test]
+fn a_look_up_that_does_not_end_is_given_up() {
+    let (made, _) = with_names();
+    let s = made.socket();
+    ok(s, "printf '#!/bin/sh\\nexec sleep 1000\\n' > /usr/bin/getent");
+    let late = refused_dial(s, tcp("db.internal", 1), User::BOXUSER);
+    assert_eq!(late, (FailedKind::Other, "looking up db.internal took too long".into()));
+    made.cgroup.wait_until_empty("job-2");
+}
+
+#[test]
 fn unix_sockets_in_a_box_know_its_users() {
     let made = TestBox::new();
     let pid = made.launch().expect("launch a box");

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
 
-use boxyard_proto::wire::{Endpoint, FailedKind, INCOMING_MAX, Scope, ToInit, User};
+use boxyard_proto::wire::{self, Endpoint, FailedKind, FromInit, INCOMING_MAX, Kind, Scope, ToInit, User};
 
 use crate::support::DEADLINE;
 use crate::support::client::{Client, Frame, ok};
@@ -79,6 +79,47 @@ fn a_dialled_socket_carries_both_ways_and_each_ends_by_itself() {
     peer.read_to_end(&mut seen).expect("read");
     assert_eq!(seen, b"more");
     client.closes();
+}
+
+#[test]
+fn a_unix_sockets_directions_end_by_themselves_too() {
+    let server = Server::new();
+    let place = Place::new();
+    let listener = UnixListener::bind(place.path("s")).expect("listen");
+    let mut client = Client::dial(server.socket(), unix(place.path("s")), User::ROOT);
+    let (mut peer, _) = listener.accept().expect("accept");
+    peer.write_all(b"all").expect("write");
+    peer.say_end();
+    assert_eq!(client.rest(), b"all");
+    client.input(b"more");
+    client.input(&[]);
+    let mut seen = Vec::new();
+    peer.read_to_end(&mut seen).expect("read");
+    assert_eq!(seen, b"more");
+    client.closes();
+
+    // Who answers before having heard all and goes is heard to the end.
+    let mut client = Client::dial(server.socket(), unix(place.path("s")), User::ROOT);
+    let (mut peer, _) = listener.accept().expect("accept");
+    let mut writer = Client(client.0.try_clone().expect("clone"));
+    let answer = pattern(150_000);
+    thread::scope(|scope| {
+        scope.spawn(move || while writer.0.write_all(&frame(&[7; 60_000])).is_ok() {});
+        peer.read_exact(&mut [0; 10_000]).expect("read a little");
+        peer.write_all(&answer).expect("write");
+        drop(peer);
+        let mut seen = Vec::new();
+        while let Frame::Data(_, bytes) = client.next() {
+            seen.extend_from_slice(&bytes);
+        }
+        assert!(seen == answer, "{} bytes of {}", seen.len(), answer.len());
+        client.0.shutdown(Shutdown::Both).expect("shut down");
+    });
+}
+
+/// Input as a frame.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    [wire::header(Kind::In, bytes.len()).as_slice(), bytes].concat()
 }
 
 #[test]
@@ -153,7 +194,7 @@ fn a_hundred_megabytes_each_way_arrive_whole_and_are_not_kept() {
     let mut up = Stuck::default();
     let mut frames = Vec::with_capacity(SIZE + 4096);
     for piece in data.chunks(100_000) {
-        frames.extend(boxyard_proto::wire::header(boxyard_proto::wire::Kind::In, piece.len()));
+        frames.extend(wire::header(Kind::In, piece.len()));
         frames.extend_from_slice(piece);
     }
     while !(down.is_stuck() && up.is_stuck()) {
@@ -350,10 +391,10 @@ fn only_so_many_wait_to_be_accepted_and_listen() {
     let numbers: Vec<_> = (0..INCOMING_MAX).map(|_| listening.incoming().0).collect();
     // The last one is in the kernel's queue: a message of ours is answered before it is announced.
     let dance = br#"{"type":"dance"}"#;
-    let mut future = boxyard_proto::wire::header(boxyard_proto::wire::Kind::Json, dance.len()).to_vec();
+    let mut future = wire::header(Kind::Json, dance.len()).to_vec();
     future.extend_from_slice(dance);
     listening.raw(&future);
-    assert!(matches!(listening.next(), Frame::Message(boxyard_proto::wire::FromInit::Unsupported { .. })));
+    assert!(matches!(listening.next(), Frame::Message(FromInit::Unsupported { .. })));
     let first = Client::accept(s, numbers[0]);
     let (last, ..) = listening.incoming();
     assert!(!numbers.contains(&last));
@@ -563,6 +604,22 @@ fn who_finds_no_descriptor_is_refused() {
     drop(listener);
 }
 
+/// A listener whose queue is full, so that nobody hears of anybody who connects, and what fills it.
+fn deaf_listener() -> (TcpListener, u16, Vec<TcpStream>) {
+    let (listener, port) = listener();
+    rustix::net::listen(&listener, 0).expect("shorten the queue");
+    let held = vec![TcpStream::connect(("127.0.0.1", port)).expect("fill the queue")];
+    (listener, port, held)
+}
+
+#[test]
+fn who_never_answers_is_given_up() {
+    let server = Server::new();
+    let (_listener, port, _held) = deaf_listener();
+    let given_up = refused_dial(server.socket(), tcp("127.0.0.1", port), User::BOXUSER);
+    assert_eq!(given_up, (FailedKind::Other, "connection timed out".into()));
+}
+
 #[test]
 fn three_hundred_sockets_at_once() {
     const MANY: usize = 300;
@@ -597,7 +654,9 @@ fn who_leaves_leaves_nothing_behind() {
     let (listener, port) = listener();
     let dial = |to: Endpoint| ToInit::Dial { to, user: User::BOXUSER };
     // While a name is looked up, while an address does not answer, and just after asking.
-    for name in ["no-such-name.invalid", "127.0.0.1", "240.0.0.1", "localhost"] {
+    let (_deaf, deaf, _held) = deaf_listener();
+    for (name, port) in [("no-such-name.invalid", port), ("127.0.0.1", deaf), ("127.0.0.1", port), ("localhost", port)]
+    {
         for _ in 0..4 {
             drop(Client::asking(s, &dial(tcp(name, port))));
         }
@@ -646,8 +705,7 @@ impl NonBlocking for TcpStream {
 impl NonBlocking for &UnixStream {
     fn fill(&mut self) {
         self.set_nonblocking(true).expect("do not wait");
-        let mut frame = boxyard_proto::wire::header(boxyard_proto::wire::Kind::In, 65536).to_vec();
-        frame.resize(frame.len() + 65536, 7);
-        while let Ok(1..) = self.write(&frame) {}
+        let input = frame(&[7; 65536]);
+        while let Ok(1..) = self.write(&input) {}
     }
 }
