@@ -10,4 +10,5 @@ mod serve_jobs;
 mod serve_protocol;
 mod serve_sockets;
 mod serve_trees;
+mod serve_unix_sockets;
 mod support;

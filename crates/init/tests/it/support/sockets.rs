@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use boxyard_proto::wire::{Endpoint, FailedKind, FromInit, Kind, ToInit, User};
+use boxyard_proto::wire::{self, Endpoint, FailedKind, FromInit, Kind, ToInit, User};
 
 use super::client::{Client, Frame, ok};
 
@@ -119,6 +120,36 @@ pub fn refused_dial(socket: &Path, to: Endpoint, user: User) -> (FailedKind, Str
 /// Listens and is refused.
 pub fn refused_listen(socket: &Path, at: Endpoint, user: User) -> (FailedKind, String) {
     refusal(socket, &ToInit::Listen { at, user })
+}
+
+/// Input as a frame.
+pub fn frame(bytes: &[u8]) -> Vec<u8> {
+    [wire::header(Kind::In, bytes.len()).as_slice(), bytes].concat()
+}
+
+/// A folder that everybody may enter, with a path that is short enough for a socket's.
+#[derive(Debug)]
+pub struct Place(PathBuf);
+
+impl Place {
+    /// Makes one.
+    pub fn new() -> Self {
+        let path = PathBuf::from(format!("/tmp/boxyard-test-{}-{}", std::process::id(), super::unique()));
+        fs::create_dir(&path).expect("make a folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("open it");
+        Self(path)
+    }
+
+    /// The path of something in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// How many descriptors the server at `socket`, process `pid`, has open when it has dealt with everything that has happened so far.
