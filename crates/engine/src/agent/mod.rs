@@ -131,18 +131,19 @@ pub async fn signal_job(
 }
 
 async fn begin(stream: Box<dyn Duplex>, first: ToInit, needs: Option<&'static str>) -> Result<Job, AgentError> {
-    let (reader, control, answer) = open(stream, first, needs).await?;
-    match answer {
-        FromInit::Started { pid } if pid > 0 => Ok(Job { pid, reader, control }),
-        other => Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(other).describe()))),
+    let (reader, control, answer) = open(stream, first, needs, START_DEADLINE).await?;
+    if let FromInit::Started { pid: pid @ 1.. } = answer {
+        return Ok(Job { pid, reader, control });
     }
+    Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(answer).describe())))
 }
 
-/// Sends the first message and returns the answer to it.
+/// Sends the first message and returns the answer to it, which has to come within `deadline`.
 async fn open(
     stream: Box<dyn Duplex>,
     first: ToInit,
     needs: Option<&'static str>,
+    deadline: Duration,
 ) -> Result<(Reader, JobControl, FromInit), AgentError> {
     let (read, write) = tokio::io::split(stream);
     let control = JobControl { write: std::sync::Arc::new(Mutex::new(write)) };
@@ -165,7 +166,7 @@ async fn open(
             }
         }
     };
-    let answer = timeout(START_DEADLINE, answered)
+    let answer = timeout(deadline, answered)
         .await
         .map_err(|_| AgentError::Lost { doing: "starting the job", source: None })??;
     Ok((reader, control, answer))

@@ -1,5 +1,7 @@
 //! Sockets in a box: dialled from here, or listened on.
 
+use std::time::Duration;
+
 use boxyard_proto::BoxId;
 use boxyard_proto::wire::{Endpoint, FromInit, Kind, ToInit, User, ability};
 use bytes::Bytes;
@@ -9,6 +11,9 @@ use crate::Engine;
 
 /// Characters of an address that a box tells us.
 const HOST_MAX: usize = 255;
+
+/// How long a box may take to open a socket: it looks a name up for 10 seconds and tries its addresses for 30 at most.
+const OPEN_DEADLINE: Duration = Duration::from_secs(50);
 
 /// A socket in a box. Bytes for it go through [`Socket::control`]: `input` sends, `end_input` says that nothing more comes. Dropping the
 /// socket and its controls closes it.
@@ -58,7 +63,7 @@ pub async fn accept(engine: &dyn Engine, id: &BoxId, connection: u64) -> Result<
 }
 
 async fn socket(engine: &dyn Engine, id: &BoxId, first: ToInit, needs: &'static str) -> Result<Socket, AgentError> {
-    let (reader, control, answer) = open(engine.connect(id).await?, first, Some(needs)).await?;
+    let (reader, control, answer) = open(engine.connect(id).await?, first, Some(needs), OPEN_DEADLINE).await?;
     let (host, port) = opened(answer)?;
     Ok(Socket { host, port, reader, control, ended: false })
 }
@@ -69,16 +74,17 @@ async fn socket(engine: &dyn Engine, id: &BoxId, first: ToInit, needs: &'static 
 /// As [`dial`]; an address in use or a port that is not allowed is a refusal.
 pub async fn listen(engine: &dyn Engine, id: &BoxId, at: Endpoint, user: User) -> Result<Listener, AgentError> {
     let first = ToInit::Listen { at, user };
-    let (reader, control, answer) = open(engine.connect(id).await?, first, Some(ability::LISTEN)).await?;
+    let (reader, control, answer) =
+        open(engine.connect(id).await?, first, Some(ability::LISTEN), OPEN_DEADLINE).await?;
     let (host, port) = opened(answer)?;
     Ok(Listener { host, port, reader, _control: control })
 }
 
 fn opened(answer: FromInit) -> Result<(String, u16), AgentError> {
-    match answer {
-        FromInit::Opened { host, port } => Ok((cut(&host), port)),
-        other => Err(AgentError::Protocol(format!("{} instead of a socket", Read::Message(other).describe()))),
+    if let FromInit::Opened { host, port } = &answer {
+        return Ok((cut(host), *port));
     }
+    Err(AgentError::Protocol(format!("{} instead of a socket", Read::Message(answer).describe())))
 }
 
 fn cut(host: &str) -> String {

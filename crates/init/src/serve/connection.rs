@@ -112,7 +112,10 @@ impl Connection {
         if self.input_left > 0 {
             let piece = self.input_left.min(self.inbox.len());
             self.input_left -= piece;
-            return Ok((piece > 0).then(|| Incoming::Input(self.inbox.drain(..piece).collect())));
+            // All of it as a rule: then nothing is copied, and an idle connection keeps no memory.
+            let all = piece == self.inbox.len();
+            let bytes = if all { std::mem::take(&mut self.inbox) } else { self.inbox.drain(..piece).collect() };
+            return Ok((piece > 0).then_some(Incoming::Input(bytes)));
         }
         let Some(header) = self.inbox.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let (kind, length) = wire::parse_header(*header).map_err(|error| invalid(error.to_string()))?;

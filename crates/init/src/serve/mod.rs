@@ -2,28 +2,40 @@
 //!
 //! ```text
 //!  listener ──▶ opening: hello, exec | attach ──▶ job: a task that owns the process, its pipes or terminal, and its cgroup leaf
-//!                                                  ▲
-//!  SIGCHLD ──▶ reaper: takes every dead child ─────┘ (the job's own; orphans of the box are just taken)
+//!                        dial | accept ─────────▶ relay: the same for a socket in the box
+//!                        listen ────────────────▶ listener that announces who comes
+//!
+//!  SIGCHLD ──▶ reaper: takes every dead child and tells its job (orphans of the box are just taken)
 //! ```
 //!
 //! Everything runs on one thread. A job's task outlives its connection where the job asked for that, and the connection of a later
 //! `attach` is handed to it. What a finished job left running stays in its leaf, which is removed when it is empty. A remote login whose
 //! connection closes is hung up on (see [`hangup`]).
 
+mod address;
+mod bind;
 mod cgroup;
 mod connection;
+mod dial;
 mod exec;
 mod hangup;
 mod host;
 mod job;
 mod jobs;
+mod listen;
 mod members;
 mod modes;
+mod names;
 mod output;
 mod pty;
 mod reaper;
+mod relay;
+mod rights;
+mod socket_file;
+mod sockets;
 mod stdin;
 mod stdio;
+mod stream;
 mod tree;
 
 use std::io;
@@ -35,7 +47,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_proto::wire::{FailedKind, FromInit, ToInit};
+use boxyard_proto::wire::{Endpoint, FailedKind, FromInit, ToInit, User};
 use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::runtime::Builder;
@@ -43,11 +55,14 @@ use tokio::sync::Semaphore;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use self::bind::Bound;
 use self::connection::{Connection, Incoming};
-use self::exec::Refusal;
+use self::dial::Dialled;
+use self::exec::{Refusal, Started};
 pub use self::hangup::Grace;
 pub use self::jobs::Jobs;
 use self::reaper::Reaper;
+use self::sockets::Sockets;
 use crate::sys;
 
 /// Connections at once.
@@ -111,6 +126,7 @@ fn try_run(listener: OwnedFd, jobs: Jobs, ready: impl FnOnce()) -> io::Result<st
 
 async fn accept(listener: UnixListener, jobs: Rc<Jobs>) -> io::Error {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let sockets = Rc::new(Sockets::new());
     loop {
         let place = match Arc::clone(&places).acquire_owned().await {
             Ok(place) => place,
@@ -118,9 +134,9 @@ async fn accept(listener: UnixListener, jobs: Rc<Jobs>) -> io::Error {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let jobs = Rc::clone(&jobs);
+                let (jobs, sockets) = (Rc::clone(&jobs), Rc::clone(&sockets));
                 spawn_local(async move {
-                    serve(Connection::new(stream, place, jobs.scratch()), &jobs).await;
+                    serve(Connection::new(stream, place, jobs.scratch()), &jobs, &sockets).await;
                 });
             }
             Err(error) => match Errno::from_io_error(&error) {
@@ -133,13 +149,10 @@ async fn accept(listener: UnixListener, jobs: Rc<Jobs>) -> io::Error {
 }
 
 /// Learns what a connection is for and does it.
-async fn serve(mut connection: Connection, jobs: &Rc<Jobs>) {
+async fn serve(mut connection: Connection, jobs: &Rc<Jobs>, sockets: &Rc<Sockets>) {
     match timeout(OPENING, open(&mut connection)).await {
         Ok(Ok(ToInit::Exec(exec))) => match jobs.start(&exec) {
-            Ok(started) => match started.confirmed(jobs).await {
-                Ok(job) => job.run(connection, jobs).await,
-                Err(refusal) => refuse(connection, refusal).await,
-            },
+            Ok(started) => follow(started, connection, jobs).await,
             Err(refusal) => refuse(connection, refusal).await,
         },
         Ok(Ok(ToInit::Attach { job })) => {
@@ -150,6 +163,15 @@ async fn serve(mut connection: Connection, jobs: &Rc<Jobs>) {
         Ok(Ok(ToInit::SignalJob { job, signal, scope })) => match jobs.signal(&job, signal, scope) {
             Ok(pid) => conclude(connection, &FromInit::Started { pid }).await,
             Err(refusal) => refuse(connection, refusal).await,
+        },
+        Ok(Ok(ToInit::Dial { to, user })) => dial(connection, &to, user, jobs, sockets).await,
+        Ok(Ok(ToInit::Listen { at, user })) => listen(connection, &at, user, jobs, sockets).await,
+        Ok(Ok(ToInit::Accept { connection: number })) => match sockets.take(number) {
+            Some(stream) => {
+                let (host, port) = stream.peer();
+                relay::carry(connection, Dialled { stream, host, port }, &jobs.scratch()).await;
+            }
+            None => refuse(connection, Refusal::new(FailedKind::NotFound, "there is no such connection")).await,
         },
         Ok(Ok(_)) => refuse(connection, Refusal::new(FailedKind::Invalid, "there is no job yet")).await,
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -169,6 +191,41 @@ async fn open(connection: &mut Connection) -> io::Result<ToInit> {
             Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
             Incoming::Input(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "input before a job")),
         }
+    }
+}
+
+/// Sees a job through whose process has just been made.
+async fn follow(started: Started, connection: Connection, jobs: &Rc<Jobs>) {
+    match started.confirmed(jobs).await {
+        Ok(job) => job.run(connection, jobs).await,
+        Err(refusal) => refuse(connection, refusal).await,
+    }
+}
+
+async fn dial(connection: Connection, to: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Sockets) {
+    match while_open(&connection, dial::dial(to, user, jobs, sockets)).await {
+        Some(Ok(dialled)) => relay::carry(connection, dialled, &jobs.scratch()).await,
+        Some(Err(refusal)) => refuse(connection, refusal).await,
+        None => {}
+    }
+}
+
+async fn listen(connection: Connection, at: &Endpoint, user: User, jobs: &Rc<Jobs>, sockets: &Rc<Sockets>) {
+    let Some(queue) = sockets.queue() else {
+        return refuse(connection, Refusal::new(FailedKind::Exhausted, "the box has too many listeners")).await;
+    };
+    match while_open(&connection, Bound::make(at, user, queue.number(), jobs, sockets)).await {
+        Some(Ok(bound)) => listen::announce(connection, bound, queue).await,
+        Some(Err(refusal)) => refuse(connection, refusal).await,
+        None => {}
+    }
+}
+
+/// Does something for a connection for as long as it is wanted.
+async fn while_open<T>(connection: &Connection, deed: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = deed => Some(done),
+        () = connection.closed() => None,
     }
 }
 

@@ -5,10 +5,13 @@
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;
+mod launch_sockets;
 mod launch_terminals;
 mod serve_hangup;
 mod serve_jobs;
 mod serve_protocol;
+mod serve_sockets;
 mod serve_terminals;
 mod serve_trees;
+mod serve_unix_sockets;
 mod support;

@@ -6,4 +6,5 @@ mod layers;
 mod life;
 mod limits;
 mod network;
+mod sockets;
 mod yard;

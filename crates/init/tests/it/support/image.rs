@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::fs::{FlockOperation, flock};
 
-const PROGRAMS: [&str; 38] = [
+const PROGRAMS: [&str; 39] = [
     "awk",
     "bash",
     "cat",
@@ -17,6 +17,7 @@ const PROGRAMS: [&str; 38] = [
     "cut",
     "dd",
     "env",
+    "getent",
     "grep",
     "head",
     "hostname",
@@ -52,7 +53,7 @@ const PROGRAMS: [&str; 38] = [
 /// The image's folder; made once for all tests.
 pub fn image() -> PathBuf {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let image = place.join("image-2");
+    let image = place.join("image-3");
     let lock = fs::File::create(place.join("image.lock")).expect("make a lock");
     flock(&lock, FlockOperation::LockExclusive).expect("lock the image");
     if !image.join(".made").exists() {

@@ -55,6 +55,11 @@ impl Server {
         Self { process, folder, socket, cgroup }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket

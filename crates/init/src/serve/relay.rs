@@ -1,0 +1,192 @@
+//! Moving bytes between a connection and a socket in the box, each way on its own until both have ended.
+
+use std::io;
+
+use boxyard_proto::wire::{FromInit, Kind, ToInit};
+
+use super::connection::{Connection, Incoming};
+use super::dial::Dialled;
+use super::output::Scratch;
+use super::stream::Stream;
+
+/// Bytes read of a socket at once, and of a frame of output at most.
+const READ_SIZE: usize = 256 * 1024;
+
+/// Tells that `dialled` is open and carries its bytes until both directions have ended or either side is gone. What may have come in for
+/// it already is in the connection.
+pub async fn carry(mut connection: Connection, dialled: Dialled, scratch: &Scratch) {
+    let Dialled { stream, host, port } = dialled;
+    connection.say(&FromInit::Opened { host, port });
+    let mut relay =
+        Relay { connection, stream, queue: Vec::new(), written: 0, input: Input::Open, output: Output::Open };
+    if relay.until_over(scratch).await.is_ok() {
+        let Relay { connection, stream, .. } = relay;
+        drop(stream);
+        connection.deliver().await;
+    }
+}
+
+/// How far the direction into the box has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// More may come.
+    Open,
+    /// The last of it is in the queue.
+    Ending,
+    /// The socket has it all.
+    Ended,
+    /// The socket takes no more; what comes is dropped.
+    Refused,
+}
+
+/// How far the direction out of the box has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Open,
+    Ended,
+}
+
+/// What a read has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// Bytes, the end, or nothing yet.
+    Some,
+    /// That the other side has broken the socket off.
+    Broken,
+}
+
+struct Relay {
+    connection: Connection,
+    stream: Stream,
+    /// What the socket has not taken yet. While there is any, no more is read.
+    queue: Vec<u8>,
+    written: usize,
+    input: Input,
+    output: Output,
+}
+
+impl Relay {
+    /// Moves bytes until both directions have ended or the socket was broken off.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    async fn until_over(&mut self, scratch: &Scratch) -> io::Result<()> {
+        // Input may have come with the request already.
+        self.heed()?;
+        loop {
+            self.connection.flush()?;
+            if self.output == Output::Ended {
+                match self.input {
+                    Input::Ended | Input::Refused => return Ok(()),
+                    Input::Open | Input::Ending if self.stream.is_over() => return Ok(()),
+                    Input::Open | Input::Ending => {}
+                }
+            }
+            let pending = self.connection.is_pending();
+            let waiting = self.written < self.queue.len();
+            let open = self.output == Output::Open;
+            tokio::select! {
+                readable = self.connection.readable(), if !waiting => {
+                    readable?;
+                    self.hear()?;
+                }
+                () = self.connection.closed(), if waiting => return Err(io::ErrorKind::UnexpectedEof.into()),
+                writable = self.connection.writable(), if pending => writable?,
+                () = self.stream.writable(), if waiting => self.write(),
+                () = self.stream.readable(), if open && !pending => match self.read(scratch)? {
+                    Read::Some => {}
+                    Read::Broken => return Ok(()),
+                },
+                () = self.stream.broken(), if !open => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads what the other side says and does it.
+    fn hear(&mut self) -> io::Result<()> {
+        match self.connection.fill() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            filled => filled.and_then(|()| self.heed()),
+        }
+    }
+
+    /// Does what the other side has said.
+    fn heed(&mut self) -> io::Result<()> {
+        while let Some(incoming) = self.connection.cut()? {
+            match incoming {
+                Incoming::Input(bytes) if self.input != Input::Open => drop(bytes),
+                Incoming::Input(bytes) if bytes.is_empty() => {
+                    self.input = Input::Ending;
+                    self.write();
+                }
+                Incoming::Input(bytes) => self.push(bytes),
+                Incoming::Unknown(message) => self.connection.say(&FromInit::Unsupported { message }),
+                Incoming::Message(ToInit::Hello(_)) => {}
+                Incoming::Message(ToInit::End { .. }) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Incoming::Message(
+                    ToInit::Exec(_)
+                    | ToInit::Attach { .. }
+                    | ToInit::Signal { .. }
+                    | ToInit::SignalJob { .. }
+                    | ToInit::Resize { .. }
+                    | ToInit::Dial { .. }
+                    | ToInit::Listen { .. }
+                    | ToInit::Accept { .. },
+                ) => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that means nothing to a socket"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes bytes for the socket. No more than one read of the connection is ever in the queue.
+    fn push(&mut self, bytes: Vec<u8>) {
+        if self.written < self.queue.len() {
+            self.queue.extend_from_slice(&bytes);
+        } else {
+            self.queue = bytes;
+            self.written = 0;
+        }
+        self.write();
+    }
+
+    /// Writes what the socket takes.
+    fn write(&mut self) {
+        while self.written < self.queue.len() {
+            match self.stream.try_write(&self.queue[self.written..]) {
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What it has said before may still be there to be read.
+                Err(_) => {
+                    self.input = Input::Refused;
+                    break;
+                }
+            }
+        }
+        self.queue = Vec::new();
+        self.written = 0;
+        if self.input == Input::Ending {
+            self.stream.end_writing();
+            self.input = Input::Ended;
+        }
+    }
+
+    /// Moves what the socket has to the connection.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn read(&mut self, scratch: &Scratch) -> io::Result<Read> {
+        let Self { connection, stream, output, .. } = self;
+        scratch.with(READ_SIZE, |buffer| match stream.try_read(buffer) {
+            Ok(0) => {
+                connection.say(&FromInit::OutEnd);
+                *output = Output::Ended;
+                Ok(Read::Some)
+            }
+            Ok(read) => connection.send(Kind::Out, &buffer[..read]).map(|()| Read::Some),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Some),
+            Err(_) => Ok(Read::Broken),
+        })
+    }
+}
