@@ -9,6 +9,7 @@
 //! Everything runs on one thread. A job's task outlives its connection where the job asked for that, and the connection of a later
 //! `attach` is handed to it. What a finished job left running stays in its leaf, which is removed when it is empty.
 
+pub mod builtin;
 mod cgroup;
 mod connection;
 mod exec;

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use boxyard_proto::wire::{self, Exec, Exit, FailedKind, FromInit, HEADER_LEN, Hello, Kind, OnClose, ToInit, User};
+use boxyard_proto::wire::{self, Exec, Exit, FailedKind, FromInit, HEADER_LEN, Hello, Kind, ToInit, User};
 
 use super::DEADLINE;
 
@@ -49,15 +49,8 @@ pub fn shell(script: &str) -> Exec {
 /// A job that runs `argv` as root, under a name of its own.
 pub fn command(argv: &[&str]) -> Exec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    Exec {
-        job: format!("job {}", NEXT.fetch_add(1, Ordering::Relaxed)),
-        argv: argv.iter().map(|&word| word.to_owned()).collect(),
-        folder: "/".into(),
-        env: Vec::new(),
-        user: User::ROOT,
-        stdin: false,
-        on_close: OnClose::End,
-    }
+    let job = format!("job {}", NEXT.fetch_add(1, Ordering::Relaxed));
+    Exec::new(job, argv.iter().map(|&word| word.to_owned()).collect(), "/", User::ROOT)
 }
 
 impl Client {
