@@ -8,4 +8,7 @@ mod launch_posture;
 mod serve_jobs;
 mod serve_protocol;
 mod serve_trees;
+mod sftp_box;
+mod sftp_openssh;
+mod sftp_requests;
 mod support;

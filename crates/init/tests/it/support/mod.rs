@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod client;
 pub mod image;
 pub mod server;
+pub mod sftp;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
