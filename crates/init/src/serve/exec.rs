@@ -74,7 +74,7 @@ enum Program {
 /// A process that is ready to be made.
 #[derive(Debug)]
 pub struct Command {
-    program: Program,
+    becomes: Program,
     argv: Texts,
     env: Texts,
     folder: CString,
@@ -102,7 +102,7 @@ impl Command {
             return Err(invalid("this program has no use for a terminal"));
         }
         let texts = |list: &[String]| list.iter().map(|entry| text(entry)).collect::<Result<Vec<_>, _>>();
-        let program_of = match exec.builtin {
+        let becomes = match exec.builtin {
             Some(builtin) => Program::Builtin(builtin),
             None if program.contains('/') => Program::Candidates(texts(slice::from_ref(program))?),
             None => Program::Candidates(texts(&search(program, &env))?),
@@ -112,7 +112,7 @@ impl Command {
         let shown: String = program.chars().take(200).collect();
         let missing = if program.contains('/') { "no such file or directory" } else { "command not found" };
         Ok(Self {
-            program: program_of,
+            becomes,
             argv: Texts::new(texts(&exec.argv)?),
             env: Texts::new(texts(&env)?),
             folder: text(&exec.folder)?,
@@ -168,7 +168,7 @@ impl Command {
                 sys::exit_now(127);
             }
         }
-        let candidates = match &self.program {
+        let candidates = match &self.becomes {
             Program::Builtin(builtin) => builtin::run(*builtin),
             Program::Candidates(candidates) => candidates,
         };
@@ -218,7 +218,7 @@ impl Command {
             step(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
             step(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
         }
-        if let (Program::Builtin(_), Some(_)) = (&self.program, self.open_files) {
+        if let (Program::Builtin(_), Some(_)) = (&self.becomes, self.open_files) {
             // What `exec` would take from a job of root's.
             step(limits::drop_what_exec_would())?;
         }

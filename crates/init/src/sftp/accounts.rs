@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
+
+use super::guard::Guard;
 
 /// Bytes read of each file.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -29,8 +30,8 @@ pub struct Accounts {
 
 impl Accounts {
     /// Reads both files. One that is not there names nobody.
-    pub fn of_box() -> Self {
-        Self::new(&file("/etc/passwd"), &file("/etc/group"))
+    pub fn of_box(guard: &Guard) -> Self {
+        Self::new(&file(guard, b"/etc/passwd"), &file(guard, b"/etc/group"))
     }
 
     /// Reads both files' contents.
@@ -90,13 +91,12 @@ fn entries(content: &[u8]) -> impl Iterator<Item = (&[u8], u32, Vec<&[u8]>)> {
     })
 }
 
-fn file(path: &str) -> Vec<u8> {
+fn file(guard: &Guard, path: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     // Without a wait for a writer, should it be a pipe.
-    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-    if let Ok(file) = opened.map(|fd: OwnedFd| std::fs::File::from(fd)) {
+    if let Ok(fd) = guard.open(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
         // What could be read counts.
-        let _ = file.take(FILE_MAX).read_to_end(&mut content);
+        let _ = std::fs::File::from(fd).take(FILE_MAX).read_to_end(&mut content);
     }
     content
 }

@@ -12,9 +12,6 @@ use super::status::{self, Refusal};
 /// Bytes that are worth a write of their own even when more requests are there to be answered.
 const FULL: usize = 256 * 1024;
 
-/// Room for a full buffer and the largest answer after it. Only what is used costs memory.
-const SIZE: usize = 2 * FULL + 4096;
-
 /// Bytes of an answer's list of names at which no more are added. Every client takes this much at once.
 pub const NAMES_MAX: usize = 60_000;
 
@@ -29,7 +26,7 @@ pub struct Answers {
 impl Answers {
     /// None yet.
     pub fn new() -> Self {
-        Self { bytes: vec![0; SIZE], end: 0 }
+        Self { bytes: Vec::new(), end: 0 }
     }
 
     /// Whether it is time to write.

@@ -36,7 +36,7 @@ impl Session {
 
     fn obey(&mut self, id: u32, request: &Request<'_>, answers: &mut Answers) -> Done {
         let Self { guard, handles, accounts, .. } = self;
-        let accounts = || accounts.get_or_init(Accounts::of_box);
+        let accounts = || accounts.get_or_init(|| Accounts::of_box(guard));
         match request {
             Request::Open { path, flags, attributes } => {
                 // Before a file is made that nobody could then use.
