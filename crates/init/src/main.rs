@@ -2,10 +2,11 @@
 //!
 //! One small static program with one thread. `launch` reads what to make from standard input, makes it and leaves a copy of itself as
 //! PID 1 of the box; that copy serves jobs on a socket. `serve` alone does the second half for a process that somebody else has put
-//! into a box, or into none.
+//! into a box, or into none. `sftp` alone is what a box's SFTP sessions run, for tests and measurements: `sftp -D "boxyard-init sftp"`.
 
 mod launch;
 mod serve;
+mod sftp;
 mod sys;
 mod trouble;
 
@@ -14,8 +15,11 @@ use std::time::Duration;
 
 use serve::Grace;
 
+use boxyard_proto::wire::Builtin;
+
 const USAGE: &str = "usage: boxyard-init launch < PLAN
        boxyard-init serve [--cgroup FOLDER [--hangup-grace MILLISECONDS]]    (listening socket as descriptor 3)
+       boxyard-init sftp                       (an SFTP server on standard input and output)
        boxyard-init --version";
 
 fn main() -> ExitCode {
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
             Ok(each) => serve::on_host(Some(folder.as_ref()), Grace { to_end: each, to_obey: each }),
             Err(_) => misused(),
         },
+        ["sftp"] => serve::builtin::run(Builtin::Sftp),
         ["--version"] => {
             println!("boxyard-init {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

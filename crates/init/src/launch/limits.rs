@@ -90,3 +90,15 @@ pub fn lower() -> Result<(), Trouble> {
     let sets = CapabilitySets { effective: OF_PID_1, permitted: OF_PID_1, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).doing("lowering the capabilities of PID 1")
 }
+
+/// Gives up, in a process of a box that will not `exec`, the capabilities that `exec` would take from it. One that is not root's any
+/// more has none left, and that stays so.
+pub fn drop_what_exec_would() -> Result<(), Errno> {
+    let CapabilitySets { effective, permitted, .. } = rustix::thread::capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: effective.intersection(CAPABILITIES),
+        permitted: permitted.intersection(CAPABILITIES),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)
+}

@@ -6,10 +6,11 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::slice;
 use std::time::Duration;
 
 use boxyard_proto::launch::UIDS_PER_BOX;
-use boxyard_proto::wire::{Exec, FailedKind};
+use boxyard_proto::wire::{Builtin, Exec, FailedKind};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -17,6 +18,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
+use super::builtin;
 use super::cgroup::Leaf;
 use super::job::Job;
 use super::jobs::Jobs;
@@ -24,6 +26,7 @@ use super::members::Members;
 use super::output::non_blocking;
 use super::reaper::Waiting;
 use super::stdio::{self, Ends};
+use crate::launch::limits;
 use crate::launch::seccomp::FOR_JOBS;
 use crate::sys::{self, Forked, Texts};
 
@@ -61,11 +64,19 @@ impl Refusal {
     }
 }
 
+/// What a process becomes.
+#[derive(Debug)]
+enum Program {
+    /// The first of these that is there: in the order of `PATH`.
+    Candidates(Vec<CString>),
+    /// A part of our own.
+    Builtin(Builtin),
+}
+
 /// A process that is ready to be made.
 #[derive(Debug)]
 pub struct Command {
-    /// Where the program may be, in the order of `PATH`.
-    candidates: Vec<CString>,
+    becomes: Program,
     argv: Texts,
     env: Texts,
     folder: CString,
@@ -89,14 +100,21 @@ impl Command {
             return Err(invalid("there is no such user"));
         }
         let env = environment(base, &exec.env).ok_or_else(|| invalid("a variable has no name"))?;
-        let candidates = if program.contains('/') { vec![program.clone()] } else { search(program, &env) };
+        if exec.builtin.is_some() && exec.pty.is_some() {
+            return Err(invalid("this program has no use for a terminal"));
+        }
         let texts = |list: &[String]| list.iter().map(|entry| text(entry)).collect::<Result<Vec<_>, _>>();
+        let becomes = match exec.builtin {
+            Some(builtin) => Program::Builtin(builtin),
+            None if program.contains('/') => Program::Candidates(texts(slice::from_ref(program))?),
+            None => Program::Candidates(texts(&search(program, &env))?),
+        };
         let user = (Uid::from_raw(exec.user.uid), Gid::from_raw(exec.user.gid));
         let already = user == (rustix::process::geteuid(), rustix::process::getegid());
         let shown: String = program.chars().take(200).collect();
         let missing = if program.contains('/') { "no such file or directory" } else { "command not found" };
         Ok(Self {
-            candidates: texts(&candidates)?,
+            becomes,
             argv: Texts::new(texts(&exec.argv)?),
             env: Texts::new(texts(&env)?),
             folder: text(&exec.folder)?,
@@ -145,8 +163,12 @@ impl Command {
                 sys::exit_now(127);
             }
         }
+        let candidates = match &self.becomes {
+            Program::Builtin(builtin) => builtin::run(*builtin),
+            Program::Candidates(candidates) => candidates,
+        };
         let mut worst = Errno::NOENT;
-        for candidate in &self.candidates {
+        for candidate in candidates {
             let error = sys::execve(candidate, &self.argv, &self.env);
             match Errno::from_io_error(&error).unwrap_or(Errno::INVAL) {
                 Errno::NOENT | Errno::NOTDIR => {}
@@ -185,6 +207,10 @@ impl Command {
             step(rustix::thread::set_thread_groups(&[]))?;
             step(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
             step(rustix::thread::set_thread_res_uid(uid, uid, uid))?;
+        }
+        if let (Program::Builtin(_), Some(_)) = (&self.becomes, self.open_files) {
+            // What `exec` would take from a job of root's.
+            step(limits::drop_what_exec_would())?;
         }
         // As the user, who must be able to enter it; and with nothing open that leads out of the box (CVE-2024-21626).
         sys::close_all_but_one(report.as_fd());

@@ -14,6 +14,7 @@
 
 mod address;
 mod bind;
+pub mod builtin;
 mod cgroup;
 mod connection;
 mod dial;

@@ -14,4 +14,7 @@ mod serve_sockets;
 mod serve_terminals;
 mod serve_trees;
 mod serve_unix_sockets;
+mod sftp_box;
+mod sftp_openssh;
+mod sftp_requests;
 mod support;

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod client;
 pub mod image;
 pub mod server;
+pub mod sftp;
 pub mod sockets;
 
 use std::path::PathBuf;
