@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::boxes::Boxes;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::ssh::identity::Identity;
 use crate::store::Store;
 
 mod accept;
@@ -45,10 +46,12 @@ struct Http {
     metrics: Arc<Metrics>,
     body_cap: usize,
     openapi: Bytes,
+    /// Where the SSH door is, if there is one.
+    ssh: Option<Identity>,
 }
 
-/// The API.
-pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>) -> Router {
+/// The API. `ssh` is what it tells of the SSH door, if there is one.
+pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>, ssh: Option<Identity>) -> Router {
     let http = Arc::new(Http {
         boxes,
         store,
@@ -56,6 +59,7 @@ pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>
         metrics,
         body_cap: usize::try_from(config.limits.body_cap).unwrap_or(usize::MAX),
         openapi: openapi().into(),
+        ssh,
     });
     Router::from(openapi::routes())
         .fallback(async || ApiError::no_route())

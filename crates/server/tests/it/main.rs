@@ -16,5 +16,6 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod ssh_login;
 mod streams;
 mod support;
