@@ -100,6 +100,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The box that the connection is logged in to, when it is.
+    pub(super) fn inside(&self) -> Option<&BoxId> {
+        self.inside.get()
+    }
+
     /// Turns it into a place in a box. Once only.
     pub(super) fn settle(&self, id: &BoxId) -> Result<(), Full> {
         let mut counts = self.shared.counts();

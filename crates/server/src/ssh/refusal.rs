@@ -59,17 +59,14 @@ mod tests {
 
     #[test]
     fn packets_are_whole_blocks_whatever_the_text() {
-        for length in 0..40 {
-            let words = words(&"x".repeat(length));
+        for length in 0..40_u8 {
+            let words = words(&"x".repeat(length.into()));
             let packet = words.strip_prefix(b"SSH-2.0-boxyard\r\n".as_slice()).expect("the version");
             assert_eq!(packet.len() % BLOCK, 0);
             assert_eq!(packet.len(), 4 + u32::from_be_bytes(packet[..4].try_into().expect("four bytes")) as usize);
             assert!((PADDING_MIN..PADDING_MIN + BLOCK).contains(&usize::from(packet[4])));
-            assert_eq!(
-                (packet[5], &packet[6..10], &packet[10..14]),
-                (1, &[0, 0, 0, 12][..], &[0, 0, 0, length as u8][..])
-            );
-            assert_eq!(packet.len(), 14 + length + 4 + usize::from(packet[4]));
+            assert_eq!((packet[5], &packet[6..10], &packet[10..14]), (1, &[0, 0, 0, 12][..], &[0, 0, 0, length][..]));
+            assert_eq!(packet.len(), 14 + usize::from(length) + 4 + usize::from(packet[4]));
         }
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct Visit {
 impl Visit {
     /// Returns when it is over, whoever ends it.
     pub(super) async fn run(self) {
-        let span = tracing::info_span!("ssh", peer = %self.peer);
+        let span = tracing::info_span!("ssh", peer = %self.peer, id = tracing::field::Empty);
         self.attend().instrument(span).await;
     }
 
@@ -79,7 +79,7 @@ impl Visit {
         let socket = Arc::new(stream);
         let stream = Stream::new(Arc::clone(&socket), &cut, pace, &shared.metrics);
         let auth = Auth::new(Arc::clone(&shared), store, throttle, peer);
-        let visitor = Visitor::new(Arc::clone(&shared), auth, link.clone(), place, arrived.clone());
+        let visitor = Visitor::new(Arc::clone(&shared), auth, link.clone(), Arc::clone(&place), arrived.clone());
 
         let mut login_time = std::pin::pin!(sleep(shared.limits.ssh_login_time));
         let begun = tokio::select! {
@@ -100,6 +100,9 @@ impl Visit {
                 return end(session, &link, &cut).await;
             }
             () = shared.stop.cancelled() => return end(session, &link, &cut).await,
+        }
+        if let Some(id) = place.inside() {
+            tracing::Span::current().record("id", tracing::field::display(id));
         }
         tokio::select! {
             result = &mut session => return ended(&result),

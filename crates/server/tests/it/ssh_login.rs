@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Client, KEY, PATIENCE, Yard};
 
@@ -376,8 +378,7 @@ async fn seen_with(yard: &Yard, algorithm: Algorithm) -> Option<String> {
     let preferred = russh::Preferred { key: vec![algorithm].into(), ..russh::Preferred::DEFAULT };
     let config = client::Config { preferred, ..client::Config::default() };
     client::connect(Arc::new(config), yard.ssh_address(), eyes.clone()).await.ok()?;
-    let seen = eyes.0.host_key.lock().expect("whole").clone();
-    seen
+    eyes.0.host_key.lock().expect("whole").take()
 }
 
 #[tokio::test]
@@ -398,15 +399,47 @@ async fn a_stopping_server_tells_its_clients_and_listens_again_at_once() {
     assert_eq!(yard.login(&id, KEY).await, AuthResult::Success);
 }
 
+/// A connection to the server whose client can be frozen, as a stopped process is: its socket stays open and nobody reads it.
+async fn freezable(yard: &Yard) -> (Ssh, CancellationToken, JoinHandle<TcpStream>) {
+    let mut socket = TcpStream::connect(yard.ssh_address()).await.expect("connect");
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let freeze = CancellationToken::new();
+    let frozen = tokio::spawn({
+        let freeze = freeze.clone();
+        async move {
+            freeze.run_until_cancelled(tokio::io::copy_bidirectional(&mut far, &mut socket)).await;
+            socket
+        }
+    });
+    let eyes = Eyes::default();
+    let config = Arc::new(client::Config::default());
+    let handle = client::connect_stream(config, near, eyes.clone()).await.expect("a connection");
+    (Ssh { handle, eyes }, freeze, frozen)
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_take_its_goodbye_is_cut() {
     let mut yard = Yard::with(|config| config.limits.ssh_shutdown_grace = Duration::ZERO).await;
     let id = yard.client().new_box().await;
-    let mut inside = yard.ssh().await;
+    let (mut inside, freeze, frozen) = freezable(&yard).await;
     assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
-    // It is told to disconnect and keeps its side open; `down` waits for the server's end.
+    freeze.cancel();
+    let mut socket = frozen.await.expect("no panic");
     yard.down().await;
-    drop(inside);
+    assert!(!rest(&mut socket).await.is_empty(), "it was told, had it listened");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_without_a_word_is_not_waited_for() {
+    let yard = Yard::with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let id = yard.client().new_box().await;
+    let (mut inside, freeze, frozen) = freezable(&yard).await;
+    assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
+    figure(&yard, "boxyard_ssh_sessions 1").await;
+    freeze.cancel();
+    drop(frozen.await.expect("no panic"));
+    figure(&yard, "boxyard_ssh_sessions 0").await;
+    figure(&yard, "boxyard_ssh_connections 0").await;
 }
 
 #[tokio::test]
