@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Address of the HTTP API
     #[arg(long, value_name = "ADDR", env = "BOXYARD_HTTP", default_value = "127.0.0.1:7070")]
     http: SocketAddr,
+    /// Address of the SSH door, or off
+    #[arg(long, value_name = "ADDR", env = "BOXYARD_SSH", default_value = "127.0.0.1:2222")]
+    ssh: String,
     /// More flags for `boxyard serve`, after `--`
     #[arg(last = true, value_name = "FLAG")]
     serve: Vec<String>,
@@ -59,6 +62,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let http = arguments.http;
             bail!("something listens on {http} already: Boxyard, if it runs; or choose another address with --http");
         }
+        if let Ok(ssh) = arguments.ssh.parse()
+            && TcpStream::connect_timeout(&ssh, Duration::from_secs(1)).is_ok()
+        {
+            bail!("something listens on {ssh} already; choose another address with --ssh, or --ssh off");
+        }
         host::install(&[host::BUILD, host::SERVER].concat(), consent)?;
         // As the caller, before root is needed: what cargo writes belongs to the caller.
         build::programs(Profile::Release)?;
@@ -71,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     shell::run(&mut shell::command(&program, &["image", "build", "node", "--data-dir", &data_text]))?;
 
     let mut server = shell::command(&program, &["serve", "--data-dir", &data_text]);
-    server.args(["--http", &arguments.http.to_string()]).args(&arguments.serve);
+    server.args(["--http", &arguments.http.to_string(), "--ssh", &arguments.ssh]).args(&arguments.serve);
     let greeter = start_greeter(&data_dir, arguments.http, &program)?;
     eprintln!("$ {}", shell::spelled(&server));
     Err(server.stdout(greeter).exec()).with_context(|| format!("starting {}", program.display()))
@@ -104,25 +112,53 @@ pub fn greet(greeting: &Greeting) -> Result<()> {
         writeln!(out, "{line}")?;
         if line.starts_with("ready ") && !greeted {
             greeted = true;
-            write!(out, "{}", text(greeting))?;
+            write!(out, "{}", text(greeting, ssh_address(&line), &fingerprints(greeting)))?;
         }
         out.flush()?;
     }
     Ok(())
 }
 
-fn text(greeting: &Greeting) -> String {
+/// The key that the server was told, or else the one that it made.
+fn api_key(data_dir: &Path) -> Option<String> {
+    let first = std::fs::read_to_string(data_dir.join("first-key")).ok();
+    let key = std::env::var("BOXYARD_BOOTSTRAP_KEY").ok().filter(|key| !key.is_empty()).or(first)?;
+    Some(key.trim().to_owned())
+}
+
+/// Where the line `ready …` says that the SSH door is.
+fn ssh_address(ready: &str) -> Option<SocketAddr> {
+    ready.split(' ').find_map(|word| word.strip_prefix("ssh="))?.parse().ok()
+}
+
+/// What `boxyard ssh-fingerprint` shows of the door's keys, a line each.
+fn fingerprints(greeting: &Greeting) -> String {
+    let Some(key) = api_key(&greeting.data_dir) else { return String::new() };
+    let mut shown = Command::new(&greeting.program);
+    shown.args(["ssh-fingerprint", "--url", &format!("http://{}", greeting.http)]).env("BOXYARD_API_KEY", key);
+    let output = shown.stderr(Stdio::null()).output().ok().filter(|output| output.status.success());
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// How to come in by SSH to the box that the greeting makes.
+fn ssh_text(address: SocketAddr, fingerprints: &str) -> String {
+    // An address that stands for all of this host's is none to connect to.
+    let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let keys: String = fingerprints.lines().map(|line| format!("  host key  {line}\n")).collect();
+    format!("  ssh first@{host} -p {}     # the password is the API key\n{keys}", address.port())
+}
+
+fn text(greeting: &Greeting, ssh: Option<SocketAddr>, fingerprints: &str) -> String {
     let Greeting { data_dir, http, program } = greeting;
     let url = format!("http://{http}");
-    let first = std::fs::read_to_string(data_dir.join("first-key")).ok();
-    let key = std::env::var("BOXYARD_BOOTSTRAP_KEY").ok().filter(|key| !key.is_empty()).or(first);
-    let Some(key) = key.map(|key| key.trim().to_owned()) else {
+    let Some(key) = api_key(data_dir) else {
         let program = program.display();
         return format!(
             "\n  Base URL  {url}\n  API key   one that was made before; `{program} key create` makes another\n\n"
         );
     };
     let program = program.display();
+    let ssh = ssh.map(|address| ssh_text(address, fingerprints)).unwrap_or_default();
     format!(
         r#"
   Base URL  {url}
@@ -137,7 +173,7 @@ Then try:
   npm install @upstash/box && node --input-type=module -e 'import {{ Box }} from "@upstash/box"; const box = await Box.create(); console.log((await box.exec.command("uname -a")).result); await box.delete()'
   curl -s -X POST {url}/v2/box -H "X-Box-Api-Key: $UPSTASH_BOX_API_KEY" -H 'Content-Type: application/json' -d '{{"name": "first"}}'
   {program} exec first -- echo hello
-
+{ssh}
 "#
     )
 }
@@ -153,8 +189,12 @@ mod tests {
         std::fs::write(folder.join("first-key"), "box_made\n").unwrap();
         let greeting =
             Greeting { data_dir: folder, http: "127.0.0.1:7070".parse().unwrap(), program: "boxyard".into() };
-        let text = text(&greeting);
+        let ssh = ssh_address("ready http=127.0.0.1:7070 ssh=0.0.0.0:2222 metrics=127.0.0.1:9");
+        let text = text(&greeting, ssh, "SHA256:abc ssh-ed25519\n");
         assert!(text.contains("API key   box_made\n"), "{text}");
         assert!(text.contains("UPSTASH_BOX_BASE_URL=http://127.0.0.1:7070"), "{text}");
+        assert!(text.contains("  ssh first@127.0.0.1 -p 2222 "), "{text}");
+        assert!(text.contains("  host key  SHA256:abc ssh-ed25519\n"), "{text}");
+        assert_eq!(ssh_address("ready http=127.0.0.1:7070"), None);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Serve {
     /// Address of the API [env: BOXYARD_HTTP] [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// Address of the SSH door [env: BOXYARD_SSH]
+    /// Address of the SSH door, or off [env: BOXYARD_SSH] [default: 127.0.0.1:2222]
     #[arg(long, value_name = "ADDR")]
     ssh: Option<String>,
     /// Address of the metrics [env: BOXYARD_METRICS]
@@ -104,14 +104,15 @@ async fn serve_from(config: &Config, engine: &Arc<LocalEngine>, signals: &mut Si
 }
 
 async fn build(config: &Config, engine: Arc<LocalEngine>) -> Result<App, Failure> {
-    if config.ssh.is_some() {
-        tracing::warn!("this version has no SSH door yet: the setting ssh does nothing");
-    }
     let app = App::build(config, engine).await.map_err(build_failure)?;
     match app.first_key() {
         FirstKey::Made(path) => tracing::info!(path = %path.display(), "made the first API key; it is in this file"),
         FirstKey::Revoked => tracing::warn!("the key of BOXYARD_BOOTSTRAP_KEY was revoked and opens nothing"),
         FirstKey::Chosen | FirstKey::Known => {}
+    }
+    if let Some(door) = app.identity() {
+        let fingerprints = door.host_keys.iter().map(|key| key.fingerprint.as_str()).collect::<Vec<_>>().join(" ");
+        tracing::info!(address = %door.address, %fingerprints, "the SSH door is open");
     }
     Ok(app)
 }
@@ -122,6 +123,8 @@ fn build_failure(error: BuildError) -> Failure {
         error @ (BuildError::DataDir { .. }
         | BuildError::InUse(_)
         | BuildError::Bind { .. }
+        | BuildError::HostKey(_)
+        | BuildError::Ssh(_)
         | BuildError::Store(_)
         | BuildError::Recovery(_)) => Failure::failed("cannot start the server", error),
     }

@@ -21,6 +21,9 @@ use crate::config::{Config, Secret};
 use crate::http::{self, Door};
 use crate::keys::{FirstKey, KeyError, ensure_first_key};
 use crate::metrics::Metrics;
+use crate::ssh::host_keys::{self, HostKeyError};
+use crate::ssh::identity::Identity;
+use crate::ssh::{self, DoorError};
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// Connections to the metrics at once.
@@ -34,6 +37,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct App {
     door: Door,
+    ssh_door: Option<ssh::Door>,
     metrics_door: Option<Door>,
     boxes: Boxes,
     store: Store,
@@ -56,6 +60,8 @@ struct Keep {
 pub struct Ready {
     /// The HTTP API.
     pub http: SocketAddr,
+    /// The SSH door, if there is one.
+    pub ssh: Option<SocketAddr>,
     /// The metrics, if they are on.
     pub metrics: Option<SocketAddr>,
 }
@@ -63,6 +69,9 @@ pub struct Ready {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ready http={}", self.http)?;
+        if let Some(address) = self.ssh {
+            write!(f, " ssh={address}")?;
+        }
         match self.metrics {
             Some(address) => write!(f, " metrics={address}"),
             None => Ok(()),
@@ -98,6 +107,12 @@ pub enum BuildError {
     /// There is no first key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// There are no keys for the SSH door.
+    #[error(transparent)]
+    HostKey(#[from] HostKeyError),
+    /// There is no SSH door.
+    #[error(transparent)]
+    Ssh(#[from] DoorError),
     /// What an earlier server left cannot be taken over.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
@@ -112,10 +127,15 @@ impl App {
     pub async fn build(config: &Config, engine: Arc<dyn Engine>) -> Result<Self, BuildError> {
         let lock = lock_data_dir(&config.data_dir)?;
         let listener = bind(config.http).await?;
+        let ssh_listener = match config.ssh {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
         let metrics_listener = match config.metrics {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
+        let host_keys = host_keys::load_or_make(&config.data_dir)?;
         let store = Store::open(&config.database(), StoreOptions { synchronous: config.synchronous }).await?;
         let bootstrap = config.bootstrap_key.as_ref().map(Secret::expose);
         let first_key = ensure_first_key(&store, bootstrap, &config.data_dir).await?;
@@ -128,7 +148,15 @@ impl App {
         }
         let limits = config.limits;
         let connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
-        let router = http::router(config, boxes.clone(), store.clone(), Arc::clone(&metrics), None);
+        let ssh_door = match ssh_listener {
+            Some(listener) => {
+                let metrics = Arc::clone(&metrics);
+                Some(ssh::Door::new(listener, &host_keys, config, boxes.clone(), store.clone(), metrics)?)
+            }
+            None => None,
+        };
+        let identity = ssh_door.as_ref().map(|door| door.identity().clone());
+        let router = http::router(config, boxes.clone(), store.clone(), Arc::clone(&metrics), identity);
         let gauge = metrics.http_connections.clone();
         let door = Door::new(listener, router, limits.header_timeout, connections, gauge);
         let metrics_door = metrics_listener.map(|listener| {
@@ -140,13 +168,25 @@ impl App {
         };
         let ready = Ready {
             http: address(&door, config.http)?,
+            ssh: ssh_door.as_ref().map(|door| door.identity().address),
             metrics: match (&metrics_door, config.metrics) {
                 (Some(door), Some(asked)) => Some(address(door, asked)?),
                 (Some(_) | None, _) => None,
             },
         };
         let keep = Keep { logs: config.logs_keep, runs: config.runs_keep };
-        Ok(Self { door, metrics_door, boxes, store, first_key, ready, grace: limits.shutdown_grace, keep, _lock: lock })
+        Ok(Self {
+            door,
+            ssh_door,
+            metrics_door,
+            boxes,
+            store,
+            first_key,
+            ready,
+            grace: limits.shutdown_grace,
+            keep,
+            _lock: lock,
+        })
     }
 
     /// Where it listens; the ports are those it got when port 0 was asked for.
@@ -154,13 +194,18 @@ impl App {
         self.ready
     }
 
+    /// How the SSH door proves itself, if there is one.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.ssh_door.as_ref().map(ssh::Door::identity)
+    }
+
     /// How the first key came about.
     pub fn first_key(&self) -> &FirstKey {
         &self.first_key
     }
 
-    /// Serves until `stop`. Then it accepts nothing new, lets requests under way finish for the configured grace, and leaves: boxes and
-    /// the commands in them go on, and the next server takes them over.
+    /// Serves until `stop`. Then it accepts nothing new, lets requests under way and SSH connections go on for their configured grace, and
+    /// leaves: boxes and the commands in them go on, and the next server takes them over.
     pub async fn run(self, stop: CancellationToken) {
         let prune = AbortOnDropHandle::new(tokio::spawn(prune(self.store.clone(), self.keep)));
         let metrics = async {
@@ -168,7 +213,12 @@ impl App {
                 door.serve(stop.clone(), Duration::ZERO, CancellationToken::new()).await;
             }
         };
-        tokio::join!(self.door.serve(stop.clone(), self.grace, self.boxes.leaving()), metrics);
+        let ssh = async {
+            if let Some(door) = self.ssh_door {
+                door.serve(stop.clone()).await;
+            }
+        };
+        tokio::join!(self.door.serve(stop.clone(), self.grace, self.boxes.leaving()), ssh, metrics);
         drop(prune);
         if timeout(LEAVE_DEADLINE, self.boxes.leave()).await.is_err() {
             tracing::warn!("some tasks did not end in time; the next server finds what they leave");

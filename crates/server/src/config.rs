@@ -24,7 +24,7 @@ pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use value::{AddressRange, Secret, duration};
 
 use layers::Layers;
-use value::{Bytes, Cpus, HostEntry, Resolver, Span};
+use value::{Bytes, Cpus, HostEntry, OrOff, Resolver, Span};
 
 /// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
 pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
@@ -45,6 +45,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// Address of the SSH door; closed when missing.
     pub ssh: Option<SocketAddr>,
+    /// Whether the SSH door offers its ECDSA key beside the Ed25519 one.
+    pub ssh_ecdsa: bool,
     /// Address of the metrics; off when missing.
     pub metrics: Option<SocketAddr>,
     /// An API key that the operator chose, from the environment only.
@@ -105,6 +107,24 @@ pub struct Limits {
     pub connections: u32,
     /// How long a server that is told to stop waits for what is under way.
     pub shutdown_grace: Duration,
+    /// SSH connections at once.
+    pub ssh_connections: u32,
+    /// SSH connections of one address at once, loopback included; an IPv6 network of 64 bits counts as one address.
+    pub ssh_connections_per_address: u32,
+    /// SSH connections at once that are logged in to the same box.
+    pub ssh_connections_per_box: u32,
+    /// Channels at once of one SSH connection: sessions, forwarded connections, forwarded listeners' connections.
+    pub ssh_channels_per_connection: u32,
+    /// SSH connections at once that have not logged in.
+    pub ssh_unauthenticated: u32,
+    /// How long an SSH client may take to log in, from its connecting.
+    pub ssh_login_time: Duration,
+    /// Failed SSH logins a minute that one address may have before it is sent away for a while.
+    pub ssh_failures_per_minute: u32,
+    /// Failed SSH logins a minute that the boxes of one account may have before passwords from unknown addresses are not looked at.
+    pub ssh_account_failures_per_minute: u32,
+    /// How long open SSH connections may go on when the server is told to stop.
+    pub ssh_shutdown_grace: Duration,
 }
 
 /// What boxes of each size may use.
@@ -168,7 +188,10 @@ impl Config {
         Ok(Self {
             data_dir: layers.get("data_dir")?.unwrap_or_else(|| DATA_DIR.into()),
             http: layers.get("http")?.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
-            ssh: layers.get("ssh")?,
+            ssh: layers
+                .get("ssh")?
+                .map_or_else(|| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 2222))), |OrOff(address)| address),
+            ssh_ecdsa: layers.get("ssh_ecdsa")?.unwrap_or(false),
             metrics: layers.get("metrics")?,
             bootstrap_key: layers.secret("bootstrap_key")?,
             init: layers.get("init")?.unwrap_or(default_init),
@@ -194,6 +217,17 @@ impl Config {
                 header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
                 connections: layers.get("limits.connections")?.unwrap_or(4096),
                 shutdown_grace: layers.get("limits.shutdown_grace")?.map_or(Duration::from_secs(30), |Span(span)| span),
+                ssh_connections: layers.get("limits.ssh_connections")?.unwrap_or(1000),
+                ssh_connections_per_address: layers.get("limits.ssh_connections_per_address")?.unwrap_or(128),
+                ssh_connections_per_box: layers.get("limits.ssh_connections_per_box")?.unwrap_or(64),
+                ssh_channels_per_connection: layers.get("limits.ssh_channels_per_connection")?.unwrap_or(64),
+                ssh_unauthenticated: layers.get("limits.ssh_unauthenticated")?.unwrap_or(100),
+                ssh_login_time: layers.get("limits.ssh_login_time")?.map_or(Duration::from_secs(30), |Span(span)| span),
+                ssh_failures_per_minute: layers.get("limits.ssh_failures_per_minute")?.unwrap_or(10),
+                ssh_account_failures_per_minute: layers.get("limits.ssh_account_failures_per_minute")?.unwrap_or(60),
+                ssh_shutdown_grace: layers
+                    .get("limits.ssh_shutdown_grace")?
+                    .map_or(Duration::from_secs(10), |Span(span)| span),
             },
             sizes: Sizes {
                 small: size(

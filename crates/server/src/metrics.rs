@@ -40,6 +40,18 @@ pub struct Metrics {
     pub http_seconds: Family<Route, Histogram, fn() -> Histogram>,
     /// Open HTTP connections.
     pub http_connections: Gauge,
+    /// Open SSH connections, logged in or not.
+    pub ssh_connections: Gauge,
+    /// SSH connections that are logged in.
+    pub ssh_sessions: Gauge,
+    /// SSH logins that were let in.
+    pub ssh_logins: Family<Login, Counter>,
+    /// SSH logins that were refused.
+    pub ssh_login_failures: Family<Reason, Counter>,
+    /// SSH connections that were sent away before or after their login, for a limit.
+    pub ssh_refused: Family<Reason, Counter>,
+    /// Bytes of SSH connections, as they are on the wire.
+    pub ssh_bytes: Family<Direction, Counter>,
     registry: Registry,
 }
 
@@ -89,6 +101,34 @@ pub struct Route {
     pub route: String,
 }
 
+/// Label of [`Metrics::ssh_logins`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Login {
+    /// `password`, `token` or `publickey`.
+    pub method: &'static str,
+}
+
+/// Label of counters of refusals: one of few words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// The word.
+    pub reason: &'static str,
+}
+
+/// Label of [`Metrics::ssh_bytes`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Direction {
+    /// `received` or `sent`, as the server sees it.
+    pub direction: &'static str,
+}
+
+impl Direction {
+    /// From clients.
+    pub const RECEIVED: Self = Self { direction: "received" };
+    /// To clients.
+    pub const SENT: Self = Self { direction: "sent" };
+}
+
 impl Metrics {
     /// All figures at zero, and those of `store` as they are when they are asked for.
     pub fn new(store: Store) -> Self {
@@ -105,6 +145,12 @@ impl Metrics {
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(histogram),
             http_connections: Gauge::default(),
+            ssh_connections: Gauge::default(),
+            ssh_sessions: Gauge::default(),
+            ssh_logins: Family::default(),
+            ssh_login_failures: Family::default(),
+            ssh_refused: Family::default(),
+            ssh_bytes: Family::default(),
             registry: Registry::default(),
         };
         registry.register("boxes", "Boxes by the phase of their life", metrics.boxes.clone());
@@ -122,6 +168,12 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", metrics.http_requests.clone());
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());
         registry.register("http_connections", "Open HTTP connections", metrics.http_connections.clone());
+        registry.register("ssh_connections", "Open SSH connections", metrics.ssh_connections.clone());
+        registry.register("ssh_sessions", "SSH connections that are logged in", metrics.ssh_sessions.clone());
+        registry.register("ssh_logins", "SSH logins that were let in", metrics.ssh_logins.clone());
+        registry.register("ssh_login_failures", "SSH logins that were refused", metrics.ssh_login_failures.clone());
+        registry.register("ssh_refused", "SSH connections sent away for a limit", metrics.ssh_refused.clone());
+        registry.register("ssh_bytes", "Bytes of SSH connections", metrics.ssh_bytes.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
         Self { registry, ..metrics }
     }

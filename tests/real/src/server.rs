@@ -104,6 +104,8 @@ impl Server {
         command.env("BOXYARD_BOOTSTRAP_KEY", KEY);
         command.env("BOXYARD_NETWORK_RANGE", self.lane.range());
         command.env("BOXYARD_UIDS_START", self.lane.uids_start().to_string());
+        // Many servers at once cannot have the default port. Tests of the door choose one in their settings.
+        command.env("BOXYARD_SSH", "off");
         command.envs(&self.settings);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;

@@ -243,6 +243,12 @@ impl Boxes {
         if kept.phase().is_gone() { Err(BoxError::NotFound) } else { Ok(kept) }
     }
 
+    /// The account of the live box with this id. For limits and logs: what it says must not reach a client, who could tell by it which
+    /// boxes of others there are.
+    pub(crate) fn owner_of(&self, id: &BoxId) -> Option<AccountId> {
+        self.yard.registry.owner_of(id)
+    }
+
     /// The record of the account's box with this id or name, of a deleted one too when its id is given.
     ///
     /// # Errors
@@ -393,7 +399,7 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 }
 
 /// Milliseconds since 1970.
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 

@@ -55,6 +55,11 @@ impl Registry {
         self.read().by_id.get(id).cloned()
     }
 
+    /// Whose box this is, unless it is being deleted.
+    pub(super) fn owner_of(&self, id: &BoxId) -> Option<AccountId> {
+        self.read().by_id.get(id).filter(|kept| !kept.phase().is_gone()).map(|kept| kept.account().clone())
+    }
+
     /// The account's boxes, the newest first.
     pub(super) fn of_account(&self, account: &AccountId) -> Vec<Kept> {
         let mut boxes: Vec<Kept> =

@@ -48,7 +48,8 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!(config.data_dir, Path::new("/var/lib/boxyard"));
     assert_eq!(config.database(), Path::new("/var/lib/boxyard/boxyard.db"));
     assert_eq!(config.http.to_string(), "127.0.0.1:7070");
-    assert_eq!((config.ssh, config.metrics, config.bootstrap_key), (None, None, None));
+    assert_eq!(config.ssh.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:2222"));
+    assert_eq!((config.metrics, config.bootstrap_key, config.ssh_ecdsa), (None, None, false));
     assert_eq!(config.init, Path::new("/usr/local/bin/boxyard-init"));
     assert_eq!(config.network.range.to_string(), "198.18.0.0/15");
     assert_eq!(config.limits.output_cap, 64 << 20);
@@ -70,6 +71,19 @@ fn flags_go_before_environment_before_file() {
     assert_eq!(config.ssh.map(|address| address.port()), Some(20));
     assert_eq!(config.metrics.map(|address| address.port()), Some(300));
     assert_eq!(config.limits.body_cap, 1 << 20, "an empty variable counts for nothing");
+}
+
+#[test]
+fn the_ssh_door_can_be_turned_off() {
+    let host = Host::default().file(SYSTEM_FILE, "ssh = '127.0.0.1:2'\nssh_ecdsa = true\n");
+    let config = host.load().expect("an address");
+    assert_eq!((config.ssh.map(|address| address.port()), config.ssh_ecdsa), (Some(2), true));
+    let host = host.env("BOXYARD_SSH", "off");
+    assert_eq!(host.load().expect("off").ssh, None);
+    assert_eq!(
+        host.flag("ssh", "no").refusal(),
+        "--ssh is 'no' and must be an address with a port such as 127.0.0.1:2222 or [::]:2222, or off"
+    );
 }
 
 #[test]

@@ -220,6 +220,18 @@ impl Setting for SocketAddr {
     }
 }
 
+/// An address, or none: `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OrOff(pub Option<SocketAddr>);
+
+impl Setting for OrOff {
+    const EXPECTED: &'static str = "an address with a port such as 127.0.0.1:2222 or [::]:2222, or off";
+
+    fn read(text: &str) -> Option<Self> {
+        if text == "off" { Some(Self(None)) } else { SocketAddr::read(text).map(|address| Self(Some(address))) }
+    }
+}
+
 impl Setting for PathBuf {
     const EXPECTED: &'static str = "an absolute path";
 

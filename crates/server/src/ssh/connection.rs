@@ -1,9 +1,12 @@
 //! What all channels of one login share.
 
+use std::sync::Arc;
+
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelId};
 
 use super::auth::Login;
+use super::{Link, Shared};
 
 /// A connection that has logged in.
 #[derive(Debug)]
@@ -20,7 +23,7 @@ pub(super) enum Target {
 
 impl Connection {
     /// Begins when the login has been let in.
-    pub(super) fn begin(_login: Login, _handle: Handle) -> Self {
+    pub(super) fn begin(_login: Login, _link: Link, _handle: Handle, _shared: Arc<Shared>) -> Self {
         Self {}
     }
 

@@ -1,23 +1,54 @@
 //! `russh`'s callbacks, turned into calls of ours. Nothing is decided here.
 
-use russh::server::{Auth as Answer, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet};
+use std::sync::Arc;
+
+use russh::keys::Certificate;
+use russh::server::{
+    Auth as Answer, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect};
+use tokio_util::sync::CancellationToken;
 
 use super::auth::{Auth, Login};
 use super::connection::{Connection, Target};
+use super::places::Place;
+use super::settings::methods;
+use super::{Link, Shared};
+use crate::metrics::Reason;
 
 /// One connection, before and after its login.
 #[derive(Debug)]
 pub(super) struct Visitor {
-    auth: Auth,
+    shared: Arc<Shared>,
+    /// Before the login.
+    auth: Option<Auth>,
+    link: Link,
+    place: Arc<Place>,
+    /// Cancelled at the login.
+    arrived: CancellationToken,
     login: Option<Login>,
     connection: Option<Connection>,
 }
 
 impl Visitor {
-    /// A connection that has not logged in.
-    pub(super) fn new(auth: Auth) -> Self {
-        Self { auth, login: None, connection: None }
+    /// A connection that has not logged in. `arrived` is cancelled when it has.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        auth: Auth,
+        link: Link,
+        place: Arc<Place>,
+        arrived: CancellationToken,
+    ) -> Self {
+        Self { shared, auth: Some(auth), link, place, arrived, login: None, connection: None }
+    }
+
+    /// The attempts so far, if there may be one more.
+    fn attempts(&mut self) -> Result<&mut Auth, russh::Error> {
+        self.auth
+            .as_mut()
+            .filter(|_| self.login.is_none())
+            .and_then(|auth| auth.one_more().then_some(auth))
+            .ok_or(russh::Error::Disconnect)
     }
 
     /// Remembers whom to let in.
@@ -32,9 +63,9 @@ impl Visitor {
     }
 }
 
+/// The same whatever is wrong.
 fn refuse() -> Answer {
-    let methods = MethodSet::from(&[MethodKind::PublicKey, MethodKind::Password][..]);
-    Answer::Reject { proceed_with_methods: Some(methods), partial_success: false }
+    Answer::Reject { proceed_with_methods: Some(methods()), partial_success: false }
 }
 
 impl Handler for Visitor {
@@ -45,23 +76,44 @@ impl Handler for Visitor {
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Answer, Self::Error> {
-        let login = self.auth.password(user, password).await;
+        let login = self.attempts()?.password(user, password).await;
         Ok(self.answer(login))
     }
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Answer, Self::Error> {
-        Ok(if self.auth.offered(user, offer.public_key).await { Answer::Accept } else { refuse() })
+        let known = self.attempts()?.offered(user, offer.public_key, offer.algorithm).await;
+        Ok(if known { Answer::Accept } else { refuse() })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Answer, Self::Error> {
-        let login = self.auth.public_key(user, key.public_key).await;
+        let login = self.attempts()?.public_key(user, key.public_key, key.algorithm).await;
         Ok(self.answer(login))
     }
 
+    /// Certificates say by whom and for what they may be used; nobody here would see to that.
+    async fn auth_openssh_certificate(&mut self, _: &str, _: &Certificate) -> Result<Answer, Self::Error> {
+        Ok(refuse())
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        _: &str,
+        _: &str,
+        _: Option<Response<'a>>,
+    ) -> Result<Answer, Self::Error> {
+        Ok(refuse())
+    }
+
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
-        if let Some(login) = self.login.take() {
-            self.connection = Some(Connection::begin(login, session.handle()));
+        let Some(login) = self.login.take() else { return Ok(()) };
+        self.auth = None;
+        if let Err(full) = self.place.settle(login.kept.id()) {
+            self.shared.metrics.ssh_refused.get_or_create(&Reason { reason: full.word() }).inc();
+            return session.disconnect(Disconnect::TooManyConnections, &full.to_string(), "");
         }
+        self.arrived.cancel();
+        let (link, shared) = (self.link.clone(), Arc::clone(&self.shared));
+        self.connection = Some(Connection::begin(login, link, session.handle(), shared));
         Ok(())
     }
 

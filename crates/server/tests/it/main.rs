@@ -17,5 +17,6 @@ mod races;
 mod recovery;
 mod runs;
 mod ssh;
+mod ssh_login;
 mod streams;
 mod support;

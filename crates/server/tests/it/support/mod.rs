@@ -37,6 +37,7 @@ pub struct Yard {
 
 struct Running {
     address: SocketAddr,
+    ssh: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -55,6 +56,8 @@ impl Yard {
             .expect("the default configuration");
         config.data_dir = folder.path().to_owned();
         config.http = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.ssh = None;
+        config.limits.ssh_shutdown_grace = Duration::from_millis(200);
         config.bootstrap_key = Some(Secret::new(KEY.into()));
         config.limits.shutdown_grace = Duration::from_millis(200);
         change(&mut config);
@@ -69,7 +72,7 @@ impl Yard {
         let ready = app.ready();
         let stop = CancellationToken::new();
         let task = tokio::spawn(app.run(stop.clone()));
-        self.running = Some(Running { address: ready.http, metrics: ready.metrics, stop, task });
+        self.running = Some(Running { address: ready.http, ssh: ready.ssh, metrics: ready.metrics, stop, task });
     }
 
     /// Stops the server as SIGTERM does.
@@ -99,6 +102,19 @@ impl Yard {
 
     pub fn address(&self) -> SocketAddr {
         self.running.as_ref().expect("a running server").address
+    }
+
+    pub fn has_ssh(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.ssh.is_some())
+    }
+
+    /// Changes the configuration of the next server.
+    pub fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
+    pub fn ssh_address(&self) -> SocketAddr {
+        self.running.as_ref().and_then(|running| running.ssh).expect("the SSH door is open")
     }
 
     pub fn metrics_address(&self) -> SocketAddr {

@@ -1,0 +1,202 @@
+//! How many connections there are: in all, not logged in, of one address, in one box. Each has its [`Place`] and gives it back by
+//! dropping it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use boxyard_proto::BoxId;
+
+use super::source::Source;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+/// The counts of all connections.
+#[derive(Debug, Clone)]
+pub(super) struct Places(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: u32,
+    logging_in: u32,
+    of_address: HashMap<Source, u32>,
+    in_box: HashMap<BoxId, u32>,
+}
+
+/// Which limit is reached. Texts are for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("this server has as many SSH connections as it takes; try again later")]
+    All,
+    #[error("too many clients are logging in; try again in a moment")]
+    LoggingIn,
+    #[error("too many SSH connections from your address; close some first")]
+    Address,
+    #[error("too many SSH connections to this box; close some first")]
+    Box,
+}
+
+impl Full {
+    /// A word for the figures.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::All => "connections",
+            Self::LoggingIn => "unauthenticated",
+            Self::Address => "address",
+            Self::Box => "box",
+        }
+    }
+}
+
+impl Places {
+    /// None is taken.
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared { limits, metrics, counts: Mutex::default() }))
+    }
+
+    /// A place for a connection that is not logged in.
+    pub(super) fn enter(&self, source: Source) -> Result<Place, Full> {
+        let limits = &self.0.limits;
+        let mut counts = self.0.counts();
+        if counts.all >= limits.ssh_connections {
+            return Err(Full::All);
+        }
+        // Before the next: one address must not be told that others are in its way while it is in theirs.
+        if counts.of_address.get(&source).is_some_and(|count| *count >= limits.ssh_connections_per_address) {
+            return Err(Full::Address);
+        }
+        if counts.logging_in >= limits.ssh_unauthenticated {
+            return Err(Full::LoggingIn);
+        }
+        counts.all += 1;
+        counts.logging_in += 1;
+        *counts.of_address.entry(source).or_default() += 1;
+        self.0.metrics.ssh_connections.inc();
+        Ok(Place { shared: Arc::clone(&self.0), source, inside: OnceLock::new() })
+    }
+}
+
+impl Shared {
+    // Every change is a single step, so a panic elsewhere does not spoil the counts.
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one connection.
+#[derive(Debug)]
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    source: Source,
+    /// The box that it is logged in to.
+    inside: OnceLock<BoxId>,
+}
+
+impl Place {
+    /// The box that the connection is logged in to, when it is.
+    pub(super) fn inside(&self) -> Option<&BoxId> {
+        self.inside.get()
+    }
+
+    /// Turns it into a place in a box. Once only.
+    pub(super) fn settle(&self, id: &BoxId) -> Result<(), Full> {
+        let mut counts = self.shared.counts();
+        let count = counts.in_box.get(id).copied().unwrap_or(0);
+        if count >= self.shared.limits.ssh_connections_per_box {
+            return Err(Full::Box);
+        }
+        if self.inside.set(id.clone()).is_ok() {
+            counts.logging_in -= 1;
+            counts.in_box.insert(id.clone(), count + 1);
+            self.shared.metrics.ssh_sessions.inc();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.shared.counts();
+        counts.all -= 1;
+        leave(&mut counts.of_address, &self.source);
+        self.shared.metrics.ssh_connections.dec();
+        match self.inside.get() {
+            Some(id) => {
+                leave(&mut counts.in_box, id);
+                self.shared.metrics.ssh_sessions.dec();
+            }
+            None => counts.logging_in -= 1,
+        }
+    }
+}
+
+fn leave<K: Eq + Hash>(counts: &mut HashMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{Config, Flags};
+    use crate::store::{Store, StoreOptions};
+
+    async fn places(change: impl FnOnce(&mut Limits)) -> (Places, Arc<Metrics>, TempDir) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().join("test.db"), StoreOptions::default()).await.expect("open a store");
+        let config = Config::load(&Flags::default(), &BTreeMap::new(), &BTreeMap::new(), Path::new("/bin/boxyard"));
+        let mut limits = config.expect("defaults").limits;
+        change(&mut limits);
+        let metrics = Arc::new(Metrics::new(store));
+        (Places::new(limits, Arc::clone(&metrics)), metrics, folder)
+    }
+
+    fn source(last: u8) -> Source {
+        Source::of(IpAddr::from([192, 0, 2, last]))
+    }
+
+    #[tokio::test]
+    async fn every_limit_is_told_apart_and_places_come_back() {
+        let (places, metrics, _folder) = places(|limits| {
+            limits.ssh_connections = 4;
+            limits.ssh_connections_per_address = 2;
+            limits.ssh_unauthenticated = 3;
+            limits.ssh_connections_per_box = 1;
+        })
+        .await;
+        let (first, second) = (BoxId::from_entropy(1), BoxId::from_entropy(2));
+        let a = places.enter(source(1)).expect("a place");
+        let b = places.enter(source(1)).expect("a place");
+        assert_eq!(places.enter(source(1)).err(), Some(Full::Address));
+        let c = places.enter(source(2)).expect("a place");
+        assert_eq!(places.enter(source(3)).err(), Some(Full::LoggingIn));
+        assert_eq!((a.settle(&first), b.settle(&first), b.settle(&second)), (Ok(()), Err(Full::Box), Ok(())));
+        let d = places.enter(source(3)).expect("two have logged in");
+        assert_eq!(places.enter(source(4)).err(), Some(Full::All));
+        assert_eq!((metrics.ssh_connections.get(), metrics.ssh_sessions.get()), (4, 2));
+        drop(a);
+        assert_eq!(c.settle(&first), Ok(()));
+        drop((b, c, d));
+        let counts = places.0.counts();
+        assert_eq!((counts.all, counts.logging_in), (0, 0));
+        assert!(counts.of_address.is_empty() && counts.in_box.is_empty());
+        assert_eq!((metrics.ssh_connections.get(), metrics.ssh_sessions.get()), (0, 0));
+    }
+}
