@@ -138,14 +138,29 @@ impl Client {
 
     /// The same, with a query.
     pub(crate) fn request_with(&self, method: Method, segments: &[&str], query: &[(&str, &str)]) -> RequestBuilder {
-        let mut url = self.base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["v2", "box"]).extend(segments);
-        }
+        let mut url = self.url(&["box"], segments);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
         self.http.request(method, url)
+    }
+
+    /// A request for what is beside the boxes: `/v2` and what follows it.
+    pub(crate) fn request_beside(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        self.http.request(method, self.url(segments, &[]))
+    }
+
+    fn url(&self, first: &[&str], rest: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("v2").extend(first).extend(rest);
+        }
+        url
+    }
+
+    /// The server's host: a name or an address, IPv6 without brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
     /// Sends an ordinary request and reads the JSON of its answer.

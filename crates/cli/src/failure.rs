@@ -11,6 +11,8 @@ use boxyard_server::store::StoreError;
 pub(crate) const FAILED: u8 = 1;
 /// It was called wrongly (EX_USAGE).
 pub(crate) const USAGE: u8 = 64;
+/// `ssh` could not connect, as ssh itself says it.
+pub(crate) const NOT_CONNECTED: u8 = 255;
 /// `exec` could not run the command, as docker and podman say it.
 pub(crate) const NOT_RUN: u8 = 125;
 
@@ -57,6 +59,11 @@ impl Failure {
     /// The same failure of an `exec`.
     pub(crate) fn of_exec(self) -> Self {
         Self { code: if self.code == FAILED { NOT_RUN } else { self.code }, ..self }
+    }
+
+    /// The same failure of an `ssh`.
+    pub(crate) fn of_ssh(self) -> Self {
+        Self { code: if self.code == FAILED { NOT_CONNECTED } else { self.code }, ..self }
     }
 
     pub(crate) fn code(&self) -> u8 {

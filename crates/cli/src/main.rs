@@ -1,18 +1,20 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
 //! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` answers with the command's own code, and 125 when it could
-//! not run the command at all.
+//! not run the command at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod askpass;
 mod client;
 mod create;
 mod data;
 mod delete;
 mod doctor;
+mod door;
 mod exec;
 mod failure;
 mod host;
@@ -22,6 +24,11 @@ mod list;
 mod output;
 mod serve;
 mod signals;
+mod ssh;
+mod ssh_config;
+mod ssh_fingerprint;
+mod ssh_key;
+mod ssh_token;
 mod trailer;
 
 use failure::Failure;
@@ -54,9 +61,27 @@ enum Command {
     Exec(exec::Exec),
     /// Delete boxes
     Delete(delete::Delete),
+    /// Log in to a box with this host's ssh, or run a command in it
+    Ssh(ssh::Ssh),
+    /// Print what ~/.ssh/config needs to know of boxes
+    SshConfig(ssh_config::SshConfig),
+    /// Print the fingerprints of the server's SSH host keys
+    SshFingerprint(ssh_fingerprint::SshFingerprint),
+    /// Add, list and remove SSH public keys that open all boxes
+    #[command(subcommand)]
+    SshKey(ssh_key::SshKey),
+    /// Make, list and revoke SSH passwords that open one box for a time
+    #[command(subcommand)]
+    SshToken(ssh_token::SshToken),
+    /// What ssh asks when `boxyard ssh` has become it
+    #[command(hide = true, name = askpass::KNOWN_HOSTS)]
+    SshKnownHosts,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = askpass::answer() {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -74,6 +99,12 @@ fn main() -> ExitCode {
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Delete(delete) => client(delete.run()),
+        Command::Ssh(ssh) => client(ssh.run()),
+        Command::SshConfig(config) => client(config.run()),
+        Command::SshFingerprint(fingerprint) => client(fingerprint.run()),
+        Command::SshKey(key) => client(key.run()),
+        Command::SshToken(token) => client(token.run()),
+        Command::SshKnownHosts => askpass::known_hosts(),
     };
     outcome.unwrap_or_else(|failure| {
         failure.tell();

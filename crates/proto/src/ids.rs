@@ -170,6 +170,14 @@ opaque_id!(
     KeyId, "key", "a key id"
 );
 opaque_id!(
+    /// Names one SSH public key of an account: what `boxyard ssh-key list` shows.
+    SshKeyId, "sshkey", "an SSH key's id"
+);
+opaque_id!(
+    /// Names one SSH token without being the secret: what `boxyard ssh-token list` shows.
+    SshTokenId, "sshtok", "an SSH token's id"
+);
+opaque_id!(
     /// Names one snapshot of a box's disk.
     SnapshotId, "snap", "a snapshot id"
 );

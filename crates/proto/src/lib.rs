@@ -12,4 +12,4 @@ pub mod launch;
 pub mod names;
 pub mod wire;
 
-pub use ids::{AccountId, BoxId, KeyId, RunId, SnapshotId};
+pub use ids::{AccountId, BoxId, KeyId, RunId, SnapshotId, SshKeyId, SshTokenId};

@@ -21,7 +21,7 @@ mod tests;
 mod value;
 
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
-pub use value::{AddressRange, Secret};
+pub use value::{AddressRange, Secret, duration};
 
 use layers::Layers;
 use value::{Bytes, Cpus, HostEntry, OrOff, Resolver, Span};

@@ -197,7 +197,8 @@ fn read(path: &Path) -> io::Result<Option<Secret>> {
     if right { Ok(Some(Secret::new(key.to_owned()))) } else { Err(io::Error::other("it does not hold a key")) }
 }
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -11,6 +11,8 @@ pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod ssh;
+pub mod ssh_keys;
+pub mod ssh_tokens;
 pub mod store;
 pub mod telemetry;
 

@@ -3,6 +3,8 @@
 mod boxes;
 mod exec;
 mod keys;
+mod ssh;
+mod ssh_access;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -9,3 +9,4 @@ pub mod exec;
 pub mod labels;
 pub mod logs;
 pub mod runs;
+pub mod ssh;

@@ -126,6 +126,14 @@ impl Setting for Span {
     }
 }
 
+/// Reads a length of time as settings write it: `500ms`, `30s`, `5m`, `12h`, `7d`, or a number of seconds.
+///
+/// # Errors
+/// Says what is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    Span::read(text).map(|span| span.0).ok_or_else(|| format!("it must be {}", Span::EXPECTED))
+}
+
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

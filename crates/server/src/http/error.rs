@@ -14,6 +14,8 @@ use boxyard_proto::wire::FailedKind;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::boxes::{BoxError, Ending, InvalidOrder, chain};
+use crate::ssh_keys::SshKeyError;
+use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
 
 /// A refusal, as the client gets it.
@@ -50,6 +52,14 @@ impl ApiError {
             StatusCode::NOT_FOUND,
             "there is nothing at this path; files, git, snapshots, schedules, public URLs, agents and live sessions are not supported by this \
              server yet; see /openapi.json",
+        )
+    }
+
+    /// This server has no SSH door.
+    pub fn no_ssh_door() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "this server's SSH door is off; its operator turns it on with the setting ssh, for example BOXYARD_SSH=0.0.0.0:2222",
         )
     }
 
@@ -145,6 +155,30 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<SshKeyError> for ApiError {
+    fn from(error: SshKeyError) -> Self {
+        let status = match error {
+            SshKeyError::Invalid(_) => StatusCode::BAD_REQUEST,
+            SshKeyError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            SshKeyError::NotFound => StatusCode::NOT_FOUND,
+            SshKeyError::Store(error) => return error.into(),
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<SshTokenError> for ApiError {
+    fn from(error: SshTokenError) -> Self {
+        let status = match error {
+            SshTokenError::Lifetime | SshTokenError::Label(_) => StatusCode::BAD_REQUEST,
+            SshTokenError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            SshTokenError::BoxNotFound | SshTokenError::NotFound => StatusCode::NOT_FOUND,
+            SshTokenError::Store(error) => return error.into(),
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
 impl From<BoxError> for ApiError {
     fn from(error: BoxError) -> Self {
         let status = match &error {
@@ -162,6 +196,7 @@ impl From<BoxError> for ApiError {
                 StoreError::NameTaken
                 | StoreError::IdTaken
                 | StoreError::NotFound
+                | StoreError::Full
                 | StoreError::Newer { .. }
                 | StoreError::Broken { .. },
             ) => StatusCode::INTERNAL_SERVER_ERROR,

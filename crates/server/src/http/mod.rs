@@ -30,6 +30,7 @@ mod observe;
 mod openapi;
 mod paced;
 mod runs;
+mod ssh;
 mod stream;
 
 pub use accept::Door;

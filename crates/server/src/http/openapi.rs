@@ -8,7 +8,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, boxes, code, exec, health, labels, logs, runs};
+use super::{Http, boxes, code, exec, health, labels, logs, runs, ssh};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -46,6 +46,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(logs::list))
+        .routes(routes!(ssh::door))
+        .routes(routes!(ssh::add_key, ssh::list_keys))
+        .routes(routes!(ssh::remove_key))
+        .routes(routes!(ssh::create_token, ssh::list_tokens))
+        .routes(routes!(ssh::revoke_token))
         .routes(routes!(health::healthz))
         .routes(routes!(health::openapi))
 }

@@ -13,7 +13,6 @@ use russh::keys::{Algorithm, HashAlg, PublicKey};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::interim::Interim as _;
 use super::source::Source;
 use super::throttle::Throttle;
 use crate::boxes::{Kept, chain, now_ms};

@@ -26,7 +26,6 @@ mod connection;
 mod handler;
 pub mod host_keys;
 pub mod identity;
-mod interim;
 mod places;
 mod refusal;
 mod settings;

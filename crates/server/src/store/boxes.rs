@@ -27,6 +27,7 @@ const TAKE_NAME: Sql = Sql::new("insert into box_names (account, name, box_id) v
 const FREE_NAME: Sql = Sql::new("delete from box_names where box_id = $1");
 const SET_PHASE: Sql = Sql::new("update boxes set phase = $1, error = $2, updated_at = $3 where id = $4");
 const SET_DELETED: Sql = Sql::new("update boxes set deleted_at = $1, env = '{}' where id = $2 and deleted_at is null");
+const FORGET_TOKENS: Sql = Sql::new("delete from ssh_tokens where box_id = $1");
 const TOUCH: Sql = Sql::new("update boxes set updated_at = $1 where id = $2");
 const ADD_LABEL: Sql = Sql::new("insert into box_labels (box_id, label, place) values ($1, $2, $3)");
 const CLEAR_LABELS: Sql = Sql::new("delete from box_labels where box_id = $1");
@@ -139,7 +140,8 @@ impl Store {
         .await
     }
 
-    /// Notes the phase of a box's life, and `error` with it. `deleting` frees the box's name; `deleted` notes `at` as its end.
+    /// Notes the phase of a box's life, and `error` with it. `deleting` frees the box's name; `deleted` notes `at` as its end
+    /// and forgets its SSH tokens.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or the database's failures.
@@ -151,6 +153,7 @@ impl Store {
             }
             if phase == DELETED {
                 db.execute(SET_DELETED, (at, id.as_str()))?;
+                db.execute(FORGET_TOKENS, (id.as_str(),))?;
             }
             Ok(())
         })

@@ -7,7 +7,7 @@ use boxyard_proto::api::logs::{LIMIT_MAX, LogLevel, LogSource};
 
 use super::sql::Sql;
 use super::sqlite::{Db, word};
-use super::{Failure, Store, StoreError};
+use super::{Failure, Store, StoreError, now_ms};
 
 /// Bytes of one message at most; a longer one is cut.
 pub const MESSAGE_MAX: usize = 8 * 1024;
@@ -27,6 +27,10 @@ const PRUNE_LOGS: Sql = Sql::new(
 const PRUNE_RUNS: Sql = Sql::new(
     "delete from runs where id in
         (select id from runs where completed_at < $1 order by completed_at limit $2)",
+);
+const PRUNE_TOKENS: Sql = Sql::new(
+    "delete from ssh_tokens where id in
+        (select id from ssh_tokens where expires_at <= $1 order by expires_at limit $2)",
 );
 
 /// One entry of a box's log.
@@ -49,6 +53,8 @@ pub struct Pruned {
     pub logs: usize,
     /// Runs.
     pub runs: usize,
+    /// SSH tokens that had expired, revoked ones too.
+    pub ssh_tokens: usize,
     /// There may be more to remove: call again.
     pub more: bool,
 }
@@ -92,17 +98,19 @@ impl Store {
         .await
     }
 
-    /// Removes log entries from before `logs_before` and runs that ended before `runs_before`, a bounded number at a time, the oldest
-    /// first.
+    /// Removes log entries from before `logs_before`, runs that ended before `runs_before` and SSH tokens that have expired, a bounded
+    /// number at a time, the oldest first.
     ///
     /// # Errors
     /// The database's failures.
     pub async fn prune(&self, logs_before: i64, runs_before: i64) -> Result<Pruned, StoreError> {
+        let now = now_ms();
         self.write("removing old entries", move |db| {
             let logs = db.execute(PRUNE_LOGS, (logs_before, PRUNE_MAX))?;
             let runs = db.execute(PRUNE_RUNS, (runs_before, PRUNE_MAX))?;
+            let ssh_tokens = db.execute(PRUNE_TOKENS, (now, PRUNE_MAX))?;
             let full = usize::try_from(PRUNE_MAX).unwrap_or(usize::MAX);
-            Ok(Pruned { logs, runs, more: logs == full || runs == full })
+            Ok(Pruned { logs, runs, ssh_tokens, more: [logs, runs, ssh_tokens].contains(&full) })
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! What outlives the server: accounts, keys, boxes, runs and logs, in one SQLite database.
+//! What outlives the server: accounts, keys, SSH keys and tokens, boxes, runs and logs, in one SQLite database.
 //!
 //! ```text
 //!   callers ──▶ bounded queue ──▶ one writer thread ──▶ several writes, one commit ──▶ answers
@@ -23,6 +23,8 @@ mod readers;
 mod runs;
 mod sql;
 mod sqlite;
+mod ssh_keys;
+mod ssh_tokens;
 mod writer;
 
 pub use accounts::Account;
@@ -30,6 +32,8 @@ pub use boxes::{BoxRow, LIST_MAX};
 pub use keys::{KeyRow, NewKey};
 pub use logs::{LogRow, MESSAGE_MAX, Pruned};
 pub use runs::{RunEnd, RunRow};
+pub use ssh_keys::SshKeyRow;
+pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 
 use readers::Readers;
 use sqlite::Db;
@@ -146,6 +150,9 @@ pub enum StoreError {
     /// The row that was to be changed does not exist.
     #[error("there is no such row")]
     NotFound,
+    /// There are as many rows of this kind as there may be.
+    #[error("there are as many as there may be")]
+    Full,
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

@@ -16,6 +16,7 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod ssh;
 mod ssh_login;
 mod streams;
 mod support;

@@ -4,6 +4,7 @@ mod boxes;
 mod durability;
 mod keys;
 mod runs;
+mod ssh;
 
 use std::collections::BTreeMap;
 
