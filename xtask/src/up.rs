@@ -119,6 +119,13 @@ pub fn greet(greeting: &Greeting) -> Result<()> {
     Ok(())
 }
 
+/// The key that the server was told, or else the one that it made.
+fn api_key(data_dir: &Path) -> Option<String> {
+    let first = std::fs::read_to_string(data_dir.join("first-key")).ok();
+    let key = std::env::var("BOXYARD_BOOTSTRAP_KEY").ok().filter(|key| !key.is_empty()).or(first)?;
+    Some(key.trim().to_owned())
+}
+
 /// Where the line `ready …` says that the SSH door is.
 fn ssh_address(ready: &str) -> Option<SocketAddr> {
     ready.split(' ').find_map(|word| word.strip_prefix("ssh="))?.parse().ok()
@@ -126,8 +133,9 @@ fn ssh_address(ready: &str) -> Option<SocketAddr> {
 
 /// What `boxyard ssh-fingerprint` shows of the door's keys, a line each.
 fn fingerprints(greeting: &Greeting) -> String {
+    let Some(key) = api_key(&greeting.data_dir) else { return String::new() };
     let mut shown = Command::new(&greeting.program);
-    shown.arg("ssh-fingerprint").arg("--data-dir").arg(&greeting.data_dir);
+    shown.args(["ssh-fingerprint", "--url", &format!("http://{}", greeting.http)]).env("BOXYARD_API_KEY", key);
     let output = shown.stderr(Stdio::null()).output().ok().filter(|output| output.status.success());
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
@@ -143,9 +151,7 @@ fn ssh_text(address: SocketAddr, fingerprints: &str) -> String {
 fn text(greeting: &Greeting, ssh: Option<SocketAddr>, fingerprints: &str) -> String {
     let Greeting { data_dir, http, program } = greeting;
     let url = format!("http://{http}");
-    let first = std::fs::read_to_string(data_dir.join("first-key")).ok();
-    let key = std::env::var("BOXYARD_BOOTSTRAP_KEY").ok().filter(|key| !key.is_empty()).or(first);
-    let Some(key) = key.map(|key| key.trim().to_owned()) else {
+    let Some(key) = api_key(data_dir) else {
         let program = program.display();
         return format!(
             "\n  Base URL  {url}\n  API key   one that was made before; `{program} key create` makes another\n\n"

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use boxyard_server::config::Config;
 use boxyard_server::keys;
 use boxyard_server::ssh::host_keys;
 use reqwest::StatusCode;
@@ -78,6 +79,15 @@ impl Ssh {
     }
 }
 
+/// A server with an SSH door.
+async fn door_with(change: impl FnOnce(&mut Config)) -> Yard {
+    Yard::with(|config| {
+        config.ssh = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        change(config);
+    })
+    .await
+}
+
 impl Yard {
     async fn ssh(&self) -> Ssh {
         Ssh::to(self.ssh_address()).await.expect("a connection")
@@ -134,7 +144,7 @@ async fn rest(stream: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_key_of_the_account_opens_its_boxes_by_id_and_by_name() {
-    let yard = Yard::with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let yard = door_with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
     let client = yard.client();
     let id = client.post("/v2/box", json!({"name": "dev"})).await.json()["id"].as_str().expect("an id").to_owned();
     let (mut by_id, mut by_name) = (yard.ssh().await, yard.ssh().await);
@@ -152,7 +162,7 @@ async fn a_key_of_the_account_opens_its_boxes_by_id_and_by_name() {
 
 #[tokio::test]
 async fn whatever_is_wrong_the_answer_is_the_same() {
-    let yard = Yard::with(|config| config.limits.ssh_failures_per_minute = 100).await;
+    let yard = door_with(|config| config.limits.ssh_failures_per_minute = 100).await;
     let (client, stranger) = (yard.client(), yard.stranger().await);
     let id = client.post("/v2/box", json!({"name": "mine"})).await.json()["id"].as_str().expect("an id").to_owned();
     let theirs = stranger.post("/v2/box", json!({"name": "theirs"})).await.json();
@@ -194,7 +204,7 @@ async fn whatever_is_wrong_the_answer_is_the_same() {
 
 #[tokio::test]
 async fn no_secret_reaches_a_log() {
-    let yard = Yard::start().await;
+    let yard = door_with(|_| {}).await;
     let client = yard.client();
     let id = client.new_box().await;
     yard.login(&id, "box_secret-of-somebody").await;
@@ -205,7 +215,7 @@ async fn no_secret_reaches_a_log() {
 
 #[tokio::test]
 async fn a_key_that_was_revoked_opens_nothing() {
-    let yard = Yard::start().await;
+    let yard = door_with(|_| {}).await;
     let id = yard.client().new_box().await;
     let store = yard.store().await;
     let (key_id, key) = keys::create_key(&store, "default", None).await.expect("make a key");
@@ -216,7 +226,7 @@ async fn a_key_that_was_revoked_opens_nothing() {
 
 #[tokio::test]
 async fn after_too_many_refusals_the_connection_ends() {
-    let yard = Yard::with(|config| config.limits.ssh_failures_per_minute = 100).await;
+    let yard = door_with(|config| config.limits.ssh_failures_per_minute = 100).await;
     let id = yard.client().new_box().await;
     let mut ssh = yard.ssh().await;
     for _ in 0..12 {
@@ -228,7 +238,7 @@ async fn after_too_many_refusals_the_connection_ends() {
 
 #[tokio::test]
 async fn an_address_that_fails_too_often_is_sent_away() {
-    let yard = Yard::with(|config| {
+    let yard = door_with(|config| {
         config.limits.ssh_failures_per_minute = 3;
         config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     })
@@ -249,7 +259,7 @@ async fn an_address_that_fails_too_often_is_sent_away() {
 
 #[tokio::test]
 async fn an_account_that_is_tried_too_often_stays_open_to_addresses_it_knows() {
-    let yard = Yard::with(|config| {
+    let yard = door_with(|config| {
         config.limits.ssh_failures_per_minute = 100;
         config.limits.ssh_account_failures_per_minute = 2;
     })
@@ -267,7 +277,7 @@ async fn an_account_that_is_tried_too_often_stays_open_to_addresses_it_knows() {
     assert_eq!(log(&stranger, &theirs, 1).await.len(), 1);
     drop(known);
 
-    let yard = Yard::with(|config| {
+    let yard = door_with(|config| {
         config.limits.ssh_failures_per_minute = 100;
         config.limits.ssh_account_failures_per_minute = 2;
     })
@@ -282,7 +292,7 @@ async fn an_account_that_is_tried_too_often_stays_open_to_addresses_it_knows() {
 
 #[tokio::test]
 async fn silence_has_its_time() {
-    let yard = Yard::with(|config| config.limits.ssh_login_time = Duration::from_millis(300)).await;
+    let yard = door_with(|config| config.limits.ssh_login_time = Duration::from_millis(300)).await;
     let id = yard.client().new_box().await;
     // One says nothing, one its version only, one has done all but log in, one has.
     let mut silent = TcpStream::connect(yard.ssh_address()).await.expect("connect");
@@ -300,7 +310,7 @@ async fn silence_has_its_time() {
 
 #[tokio::test]
 async fn nonsense_is_refused_without_harm() {
-    let yard = Yard::start().await;
+    let yard = door_with(|_| {}).await;
     let id = yard.client().new_box().await;
     let text = vec![b'x'; 64 * 1024];
     let mut version = b"SSH-2.0-".to_vec();
@@ -320,14 +330,14 @@ async fn nonsense_is_refused_without_harm() {
 
 #[tokio::test]
 async fn every_limit_is_told_clearly() {
-    let yard = Yard::with(|config| config.limits.ssh_unauthenticated = 2).await;
+    let yard = door_with(|config| config.limits.ssh_unauthenticated = 2).await;
     let id = yard.client().new_box().await;
     let (mut first, _second) = (yard.ssh().await, yard.ssh().await);
     assert!(sent_away(yard.ssh_address()).await.contains("too many clients are logging in; try again in a moment"));
     assert_eq!(first.password(&id, KEY).await, AuthResult::Success);
     let _third = yard.ssh().await;
 
-    let yard = Yard::with(|config| config.limits.ssh_connections_per_address = 1).await;
+    let yard = door_with(|config| config.limits.ssh_connections_per_address = 1).await;
     let first = yard.ssh().await;
     assert!(sent_away(yard.ssh_address()).await.contains("too many SSH connections from your address"));
     drop(first);
@@ -338,11 +348,11 @@ async fn every_limit_is_told_clearly() {
     };
     timeout(PATIENCE, again).await.expect("the place comes back");
 
-    let yard = Yard::with(|config| config.limits.ssh_connections = 1).await;
+    let yard = door_with(|config| config.limits.ssh_connections = 1).await;
     let _first = yard.ssh().await;
     assert!(sent_away(yard.ssh_address()).await.contains("as many SSH connections as it takes"));
 
-    let yard = Yard::with(|config| config.limits.ssh_connections_per_box = 1).await;
+    let yard = door_with(|config| config.limits.ssh_connections_per_box = 1).await;
     let client = yard.client();
     let (id, other) = (client.new_box().await, client.new_box().await);
     let (mut first, mut second, mut third) = (yard.ssh().await, yard.ssh().await, yard.ssh().await);
@@ -355,7 +365,7 @@ async fn every_limit_is_told_clearly() {
 
 #[tokio::test]
 async fn the_host_key_stays_and_is_what_is_shown() {
-    let mut yard = Yard::start().await;
+    let mut yard = door_with(|_| {}).await;
     let seen = |ssh: Ssh| ssh.eyes.0.host_key.lock().expect("whole").clone().expect("a key");
     let first = seen(yard.ssh().await);
     yard.restart().await;
@@ -365,7 +375,7 @@ async fn the_host_key_stays_and_is_what_is_shown() {
     assert_eq!(shown[0].algorithm, "ssh-ed25519");
     assert!(seen_with(&yard, Algorithm::Ecdsa { curve: russh::keys::EcdsaCurve::NistP256 }).await.is_none());
 
-    let yard = Yard::with(|config| config.ssh_ecdsa = true).await;
+    let yard = door_with(|config| config.ssh_ecdsa = true).await;
     let shown = host_keys::read(yard.folder()).expect("keys");
     let ecdsa = seen_with(&yard, Algorithm::Ecdsa { curve: russh::keys::EcdsaCurve::NistP256 }).await;
     assert_eq!(ecdsa.as_ref(), Some(&shown[1].fingerprint));
@@ -383,7 +393,7 @@ async fn seen_with(yard: &Yard, algorithm: Algorithm) -> Option<String> {
 
 #[tokio::test]
 async fn a_stopping_server_tells_its_clients_and_listens_again_at_once() {
-    let mut yard = Yard::with(|config| config.limits.ssh_shutdown_grace = Duration::from_millis(100)).await;
+    let mut yard = door_with(|config| config.limits.ssh_shutdown_grace = Duration::from_millis(100)).await;
     let id = yard.client().new_box().await;
     let (mut inside, waiting) = (yard.ssh().await, yard.ssh().await);
     assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
@@ -419,7 +429,7 @@ async fn freezable(yard: &Yard) -> (Ssh, CancellationToken, JoinHandle<TcpStream
 
 #[tokio::test]
 async fn a_client_that_does_not_take_its_goodbye_is_cut() {
-    let mut yard = Yard::with(|config| config.limits.ssh_shutdown_grace = Duration::ZERO).await;
+    let mut yard = door_with(|config| config.limits.ssh_shutdown_grace = Duration::ZERO).await;
     let id = yard.client().new_box().await;
     let (mut inside, freeze, frozen) = freezable(&yard).await;
     assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
@@ -431,7 +441,7 @@ async fn a_client_that_does_not_take_its_goodbye_is_cut() {
 
 #[tokio::test]
 async fn a_client_that_leaves_without_a_word_is_not_waited_for() {
-    let yard = Yard::with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let yard = door_with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
     let id = yard.client().new_box().await;
     let (mut inside, freeze, frozen) = freezable(&yard).await;
     assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
@@ -444,14 +454,14 @@ async fn a_client_that_leaves_without_a_word_is_not_waited_for() {
 
 #[tokio::test]
 async fn without_the_door_there_is_none() {
-    let yard = Yard::with(|config| config.ssh = None).await;
+    let yard = Yard::start().await;
     assert_eq!(yard.client().get("/healthz").await.status, StatusCode::OK);
     assert!(!yard.has_ssh());
 }
 
 #[tokio::test]
 async fn hundreds_of_connections_leave_nothing_behind() {
-    let yard = Yard::with(|config| {
+    let yard = door_with(|config| {
         config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.limits.ssh_connections_per_address = 1000;
     })

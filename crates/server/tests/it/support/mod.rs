@@ -56,7 +56,7 @@ impl Yard {
             .expect("the default configuration");
         config.data_dir = folder.path().to_owned();
         config.http = SocketAddr::from(([127, 0, 0, 1], 0));
-        config.ssh = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.ssh = None;
         config.limits.ssh_shutdown_grace = Duration::from_millis(200);
         config.bootstrap_key = Some(Secret::new(KEY.into()));
         config.limits.shutdown_grace = Duration::from_millis(200);
