@@ -332,7 +332,7 @@ async fn nonsense_is_refused_without_harm() {
 
 #[tokio::test]
 async fn every_limit_is_told_clearly() {
-    let yard = door_with(|config| config.limits.ssh_unauthenticated = 2).await;
+    let yard = door_with(|config| config.limits.ssh_unauthenticated = 4).await;
     let id = yard.client().new_box().await;
     let (mut first, _second) = (yard.ssh().await, yard.ssh().await);
     assert!(sent_away(yard.ssh_address()).await.contains("too many clients are logging in; try again in a moment"));
