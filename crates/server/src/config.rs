@@ -115,7 +115,7 @@ pub struct Limits {
     pub ssh_connections_per_box: u32,
     /// Channels at once of one SSH connection: sessions, forwarded connections, forwarded listeners' connections.
     pub ssh_channels_per_connection: u32,
-    /// SSH connections at once that have not logged in.
+    /// SSH connections at once that have not logged in; one address can have half of them.
     pub ssh_unauthenticated: u32,
     /// How long an SSH client may take to log in, from its connecting.
     pub ssh_login_time: Duration,

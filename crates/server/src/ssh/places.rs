@@ -27,6 +27,7 @@ struct Counts {
     all: u32,
     logging_in: u32,
     of_address: HashMap<Source, u32>,
+    logging_in_of_address: HashMap<Source, u32>,
     in_box: HashMap<BoxId, u32>,
 }
 
@@ -72,11 +73,14 @@ impl Places {
         if counts.of_address.get(&source).is_some_and(|count| *count >= limits.ssh_connections_per_address) {
             return Err(Full::Address);
         }
-        if counts.logging_in >= limits.ssh_unauthenticated {
+        // Half of them at most for one address, or anybody could keep everybody out by connecting and saying nothing.
+        let own = counts.logging_in_of_address.get(&source).copied().unwrap_or(0);
+        if counts.logging_in >= limits.ssh_unauthenticated || own >= limits.ssh_unauthenticated.div_ceil(2) {
             return Err(Full::LoggingIn);
         }
         counts.all += 1;
         counts.logging_in += 1;
+        *counts.logging_in_of_address.entry(source).or_default() += 1;
         *counts.of_address.entry(source).or_default() += 1;
         self.0.metrics.ssh_connections.inc();
         Ok(Place { shared: Arc::clone(&self.0), source, inside: OnceLock::new() })
@@ -114,6 +118,7 @@ impl Place {
         }
         if self.inside.set(id.clone()).is_ok() {
             counts.logging_in -= 1;
+            leave(&mut counts.logging_in_of_address, &self.source);
             counts.in_box.insert(id.clone(), count + 1);
             self.shared.metrics.ssh_sessions.inc();
         }
@@ -132,7 +137,10 @@ impl Drop for Place {
                 leave(&mut counts.in_box, id);
                 self.shared.metrics.ssh_sessions.dec();
             }
-            None => counts.logging_in -= 1,
+            None => {
+                counts.logging_in -= 1;
+                leave(&mut counts.logging_in_of_address, &self.source);
+            }
         }
     }
 }
@@ -173,11 +181,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_address_cannot_keep_all_others_from_logging_in() {
+        let (places, _, _folder) = places(|limits| limits.ssh_unauthenticated = 4).await;
+        let a = places.enter(source(1)).expect("a place");
+        let _b = places.enter(source(1)).expect("a place");
+        assert_eq!(places.enter(source(1)).err(), Some(Full::LoggingIn));
+        let _c = places.enter(source(2)).expect("half is left");
+        a.settle(&BoxId::from_entropy(1)).expect("a place in the box");
+        let _d = places.enter(source(1)).expect("who is logged in does not count");
+        let _e = places.enter(source(3)).expect("a place");
+        assert_eq!(places.enter(source(4)).err(), Some(Full::LoggingIn));
+    }
+
+    #[tokio::test]
     async fn every_limit_is_told_apart_and_places_come_back() {
         let (places, metrics, _folder) = places(|limits| {
             limits.ssh_connections = 4;
             limits.ssh_connections_per_address = 2;
-            limits.ssh_unauthenticated = 3;
+            limits.ssh_unauthenticated = 4;
             limits.ssh_connections_per_box = 1;
         })
         .await;
@@ -186,7 +207,8 @@ mod tests {
         let b = places.enter(source(1)).expect("a place");
         assert_eq!(places.enter(source(1)).err(), Some(Full::Address));
         let c = places.enter(source(2)).expect("a place");
-        assert_eq!(places.enter(source(3)).err(), Some(Full::LoggingIn));
+        let spare = places.enter(source(3)).expect("a place");
+        drop(spare);
         assert_eq!((a.settle(&first), b.settle(&first), b.settle(&second)), (Ok(()), Err(Full::Box), Ok(())));
         let d = places.enter(source(3)).expect("two have logged in");
         assert_eq!(places.enter(source(4)).err(), Some(Full::All));
@@ -196,7 +218,7 @@ mod tests {
         drop((b, c, d));
         let counts = places.0.counts();
         assert_eq!((counts.all, counts.logging_in), (0, 0));
-        assert!(counts.of_address.is_empty() && counts.in_box.is_empty());
+        assert!(counts.of_address.is_empty() && counts.logging_in_of_address.is_empty() && counts.in_box.is_empty());
         assert_eq!((metrics.ssh_connections.get(), metrics.ssh_sessions.get()), (0, 0));
     }
 }

@@ -1,7 +1,8 @@
 //! How `russh` is to speak: what the door offers, and its bounds.
 //!
-//! The algorithms are those that OpenSSH itself prefers today, and nothing older: `ssh-audit` finds nothing to complain of but the
-//! absence of what would be worse. Terrapin (CVE-2023-48795) is countered by strict key exchange.
+//! The algorithms are those that OpenSSH itself prefers today, and nothing older. All that `ssh-audit` 3.3 warns of is that X25519 alone
+//! does not withstand quantum computers; without it clients before OpenSSH 9.9 could not come in. Terrapin (CVE-2023-48795) is
+//! countered by strict key exchange.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -144,12 +144,44 @@ async fn said_goodbye(shared: &Shared, handle: &Handle) {
 /// Returns when the client has closed its side and what it sent before has had its time. `russh` sees that by itself, unless it is stuck
 /// in a write to a client that does not read.
 async fn closed(socket: &TcpStream) {
+    reads_closed(socket).await;
+    sleep(WORK_OFF).await;
+}
+
+/// Returns when the client has closed its side, whether what it sent before has been read or not.
+async fn reads_closed(socket: &TcpStream) {
     loop {
         // Priority data are not asked for at all, so that what makes this ready is the end, without a byte being read.
         match socket.ready(Interest::PRIORITY).await {
             Ok(ready) if !ready.is_read_closed() => tokio::task::yield_now().await,
-            Ok(_) | Err(_) => break,
+            Ok(_) | Err(_) => return,
         }
     }
-    sleep(WORK_OFF).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_is_seen_before_what_came_first_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+        let (socket, _) = listener.accept().await.expect("accept");
+        let mut end = pin!(reads_closed(&socket));
+        client.write_all(&[7; 10_000]).await.expect("send");
+        socket.readable().await.expect("data");
+        let early = poll_fn(|cx| Poll::Ready(end.as_mut().poll(cx).is_ready())).await;
+        assert!(!early, "data are no end");
+        client.shutdown().await.expect("close");
+        timeout(Duration::from_secs(20), end).await.expect("the end is seen");
+        assert!(socket.try_read(&mut [0; 10_000]).is_ok_and(|length| length > 0), "nothing was read");
+    }
 }
