@@ -105,6 +105,10 @@ pub struct Limits {
     pub connections: u32,
     /// How long a server that is told to stop waits for what is under way.
     pub shutdown_grace: Duration,
+    /// Channels at once of one SSH connection: sessions, forwarded connections, forwarded listeners' connections.
+    pub ssh_channels_per_connection: u32,
+    /// How long open SSH connections may go on when the server is told to stop.
+    pub ssh_shutdown_grace: Duration,
 }
 
 /// What boxes of each size may use.
@@ -194,6 +198,10 @@ impl Config {
                 header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
                 connections: layers.get("limits.connections")?.unwrap_or(4096),
                 shutdown_grace: layers.get("limits.shutdown_grace")?.map_or(Duration::from_secs(30), |Span(span)| span),
+                ssh_channels_per_connection: layers.get("limits.ssh_channels_per_connection")?.unwrap_or(64),
+                ssh_shutdown_grace: layers
+                    .get("limits.ssh_shutdown_grace")?
+                    .map_or(Duration::from_secs(10), |Span(span)| span),
             },
             sizes: Sizes {
                 small: size(

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub http_seconds: Family<Route, Histogram, fn() -> Histogram>,
     /// Open HTTP connections.
     pub http_connections: Gauge,
+    /// Open SSH channels that do something, by what.
+    pub ssh_channels: Family<SshChannel, Gauge>,
     registry: Registry,
 }
 
@@ -89,6 +91,13 @@ pub struct Route {
     pub route: String,
 }
 
+/// Label of [`Metrics::ssh_channels`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SshChannel {
+    /// `shell`, `exec`, `sftp` or `forward`.
+    pub kind: &'static str,
+}
+
 impl Metrics {
     /// All figures at zero, and those of `store` as they are when they are asked for.
     pub fn new(store: Store) -> Self {
@@ -105,6 +114,7 @@ impl Metrics {
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(histogram),
             http_connections: Gauge::default(),
+            ssh_channels: Family::default(),
             registry: Registry::default(),
         };
         registry.register("boxes", "Boxes by the phase of their life", metrics.boxes.clone());
@@ -122,6 +132,7 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", metrics.http_requests.clone());
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());
         registry.register("http_connections", "Open HTTP connections", metrics.http_connections.clone());
+        registry.register("ssh_channels", "Open SSH channels that do something", metrics.ssh_channels.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
         Self { registry, ..metrics }
     }

@@ -1,10 +1,13 @@
 //! `russh`'s callbacks, turned into calls of ours. Nothing is decided here.
 
+use std::sync::Arc;
+
 use russh::server::{Auth as Answer, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet};
+use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty};
 
 use super::auth::{Auth, Login};
 use super::connection::{Connection, Target};
+use super::{Link, Shared};
 
 /// One connection, before and after its login.
 #[derive(Debug)]
@@ -12,12 +15,14 @@ pub(super) struct Visitor {
     auth: Auth,
     login: Option<Login>,
     connection: Option<Connection>,
+    link: Link,
+    shared: Arc<Shared>,
 }
 
 impl Visitor {
     /// A connection that has not logged in.
-    pub(super) fn new(auth: Auth) -> Self {
-        Self { auth, login: None, connection: None }
+    pub(super) fn new(auth: Auth, link: Link, shared: Arc<Shared>) -> Self {
+        Self { auth, login: None, connection: None, link, shared }
     }
 
     /// Remembers whom to let in.
@@ -35,6 +40,11 @@ impl Visitor {
 fn refuse() -> Answer {
     let methods = MethodSet::from(&[MethodKind::PublicKey, MethodKind::Password][..]);
     Answer::Reject { proceed_with_methods: Some(methods), partial_success: false }
+}
+
+/// Answers a request on a channel, if its client wants to know.
+fn reply(session: &mut Session, channel: ChannelId, good: bool) -> Result<(), russh::Error> {
+    if good { session.channel_success(channel) } else { session.channel_failure(channel) }
 }
 
 impl Handler for Visitor {
@@ -60,7 +70,8 @@ impl Handler for Visitor {
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
         if let Some(login) = self.login.take() {
-            self.connection = Some(Connection::begin(login, session.handle()));
+            self.connection =
+                Some(Connection::begin(login, self.link.clone(), session.handle(), Arc::clone(&self.shared)));
         }
         Ok(())
     }
@@ -115,6 +126,81 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        width: u32,
+        height: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let size = [columns, rows, width, height];
+        let given = self.connection.as_mut().is_some_and(|connection| connection.pty(channel, term, size, modes));
+        reply(session, channel, given)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let taken = self.connection.as_mut().is_some_and(|connection| connection.env(channel, name, value));
+        reply(session, channel, taken)
+    }
+
+    async fn agent_request(&mut self, channel: ChannelId, _: &mut Session) -> Result<bool, Self::Error> {
+        Ok(self.connection.as_mut().is_some_and(|connection| connection.agent(channel)))
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        reply(session, channel, false)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.shell(channel));
+        reply(session, channel, begun)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        line: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.command(channel, line));
+        reply(session, channel, begun)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.subsystem(channel, name));
+        reply(session, channel, begun)
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if let Some(connection) = &mut self.connection {
+            connection.closed(channel);
+        }
         Ok(())
     }
 

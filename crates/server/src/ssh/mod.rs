@@ -5,13 +5,75 @@
 //!                                            │
 //!                                            └────────▶ connection.rs   what all channels of a login share
 //!                                                          ├─ session.rs    shell, command, SFTP
-//!                                                          └─ forward.rs    sockets in the box
+//!                                                          ├─ forward.rs    sockets in the box that clients reach
+//!                                                          └─ listeners.rs  sockets in the box that clients are reached by
 //! ```
 //!
 //! `russh` speaks the protocol; nothing here parses a packet. A callback of its handler stalls the whole connection while it runs, so it
 //! hands over and returns: every channel is a task of its own, and all tasks of a connection end with it.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::boxes::Boxes;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+mod agent_forward;
 mod auth;
 mod connection;
+mod environment;
+mod flow;
+mod forward;
+mod forward_log;
 mod handler;
 pub mod identity;
+mod input;
+mod listeners;
+mod motd;
+mod output;
+mod request;
+mod session;
+mod signals;
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    boxes: Boxes,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    /// Cancelled when the server is told to stop: connections have `limits.ssh_shutdown_grace` then.
+    stop: CancellationToken,
+    /// What clients have sent and boxes have not taken.
+    backlogs: flow::Backlogs,
+}
+
+/// The connection under a login.
+#[derive(Debug, Clone)]
+struct Link {
+    /// The client's address.
+    peer: SocketAddr,
+    /// The address that it connected to.
+    local: SocketAddr,
+    /// Cancelled when the connection has ended or must end. What it has begun in the box ends then.
+    gone: CancellationToken,
+    /// How fast it is read.
+    pace: Pace,
+}
+
+/// How fast a connection is read.
+#[derive(Debug, Clone, Default)]
+struct Pace(Arc<std::sync::Mutex<Option<Duration>>>);
+
+impl Pace {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn set(&self, pause: Option<Duration>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pause;
+    }
+}
