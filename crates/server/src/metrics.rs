@@ -42,6 +42,8 @@ pub struct Metrics {
     pub http_connections: Gauge,
     /// Open SSH channels that do something, by what.
     pub ssh_channels: Family<SshChannel, Gauge>,
+    /// Bytes that SSH clients have sent and boxes have not taken yet.
+    pub ssh_backlog: Gauge,
     registry: Registry,
 }
 
@@ -115,6 +117,7 @@ impl Metrics {
             http_seconds: Family::new_with_constructor(histogram),
             http_connections: Gauge::default(),
             ssh_channels: Family::default(),
+            ssh_backlog: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("boxes", "Boxes by the phase of their life", metrics.boxes.clone());
@@ -133,6 +136,7 @@ impl Metrics {
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());
         registry.register("http_connections", "Open HTTP connections", metrics.http_connections.clone());
         registry.register("ssh_channels", "Open SSH channels that do something", metrics.ssh_channels.clone());
+        registry.register("ssh_backlog_bytes", "Sent by SSH clients, not taken by boxes", metrics.ssh_backlog.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
         Self { registry, ..metrics }
     }

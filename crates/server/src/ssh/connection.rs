@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::agent_forward::AgentForward;
 use super::auth::Login;
-use super::flow::Flow;
+use super::flow::{Backlogs, Flow};
 use super::forward;
 use super::forward_log::ForwardLog;
 use super::listeners::Listeners;
@@ -100,7 +100,7 @@ impl Connection {
             handle,
             peer: link.peer,
             local: link.local,
-            flow: Flow::new(shared.backlogs.clone(), link.pace),
+            flow: Flow::new(Backlogs::new(&shared.metrics.ssh_backlog), link.pace),
             log: ForwardLog::default(),
             agent: AgentForward::default(),
             farewell: watch::Sender::new(None),

@@ -16,10 +16,10 @@
 //! What waits on a channel is therefore at most [`HIGH`] and about one and a half windows, of clients that keep to the protocol. No
 //! callback ever waits for a box, so the connection's other channels go on.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge as metrics;
 use tokio::time::Instant;
 
 use super::Pace;
@@ -45,14 +45,27 @@ const PACES: [(Duration, Duration); 4] = [
     (Duration::from_secs(5), Duration::from_millis(50)),
 ];
 
-/// What waits on all channels of all connections. Clones share it.
+/// What waits on all channels of all connections, as the metrics show it. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Backlogs(Arc<AtomicUsize>);
+pub(super) struct Backlogs(metrics::Gauge);
 
 impl Backlogs {
+    /// Counts in this figure.
+    pub(super) fn new(figure: &metrics::Gauge) -> Self {
+        Self(figure.clone())
+    }
+
     /// Bytes that wait now.
     pub(super) fn waiting(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        usize::try_from(self.0.get()).unwrap_or(0)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    fn sub(&self, bytes: usize) {
+        self.0.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 
@@ -121,7 +134,7 @@ impl Gauge {
         if self.level.waiting + bytes > CAP || flow.backlogs.waiting() + bytes > ALL_CAP {
             return Err(Overrun);
         }
-        flow.backlogs.0.fetch_add(bytes, Ordering::Relaxed);
+        flow.backlogs.add(bytes);
         flow.policy().arrived(&mut self.level, bytes);
         Ok(())
     }
@@ -129,7 +142,7 @@ impl Gauge {
     /// Bytes have gone into the box.
     pub(super) fn taken(&mut self, bytes: usize) {
         let flow = &self.flow;
-        flow.backlogs.0.fetch_sub(bytes, Ordering::Relaxed);
+        flow.backlogs.sub(bytes);
         let mut policy = flow.policy();
         policy.taken(&mut self.level, bytes, Instant::now());
         flow.tell(&mut policy);

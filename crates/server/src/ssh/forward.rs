@@ -20,7 +20,7 @@ const HOST_MAX: usize = 255;
 /// Bytes of a Unix socket's path, without its NUL (`sockaddr_un`).
 const PATH_MAX: usize = 107;
 /// How long a client may take to close a channel on which both sides have said all. If it does it first, `russh` forgets the channel.
-const CLOSE_FIRST: Duration = Duration::from_secs(5);
+const CLOSE_FIRST: Duration = Duration::from_secs(1);
 /// How long a socket may take to read what was sent before its channel was closed.
 const DRAIN: Duration = Duration::from_secs(10);
 

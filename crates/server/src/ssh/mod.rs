@@ -47,8 +47,6 @@ struct Shared {
     limits: Limits,
     /// Cancelled when the server is told to stop: connections have `limits.ssh_shutdown_grace` then.
     stop: CancellationToken,
-    /// What clients have sent and boxes have not taken.
-    backlogs: flow::Backlogs,
 }
 
 /// The connection under a login.

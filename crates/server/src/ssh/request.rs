@@ -118,7 +118,7 @@ mod tests {
         assert!(requests.start(Asked::command(b"true")));
         let order = started.try_recv().expect("an order");
         let terminal = order.terminal.expect("a terminal");
-        assert_eq!((terminal.term.as_str(), terminal.pty.modes), ("xterm", vec![(3, 3), (53, 1)]));
+        assert_eq!((terminal.term.as_str(), terminal.pty.modes), ("xterm", vec![(1, 3), (53, 1)]));
         assert_eq!(terminal.pty.size, PtySize { columns: 80, rows: 24, width: u16::MAX, height: 0 });
         assert!(!order.agent);
     }

@@ -93,10 +93,10 @@ mod tests {
         ] {
             assert_eq!(number(&signal), wanted, "{signal:?}");
         }
-        assert_eq!(name(9), Sig::KILL);
-        assert_eq!(name(12), Sig::Custom("USR2".into()));
-        assert_eq!(name(31), Sig::Custom("SYS@boxyard".into()));
-        assert_eq!(name(64), Sig::Custom("64@boxyard".into()));
+        assert!(matches!(name(9), Sig::KILL));
+        for (number, wanted) in [(12, "USR2"), (31, "SYS@boxyard"), (64, "64@boxyard")] {
+            assert!(matches!(name(number), Sig::Custom(told) if told == wanted), "{wanted}");
+        }
         for (text, known) in NAMES {
             assert_eq!(number(&Sig::Custom(text.into())), Some(known));
             assert_eq!(number(&name(known)), Some(known), "{text} there and back");

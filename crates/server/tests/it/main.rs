@@ -16,5 +16,8 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod ssh_flow;
+mod ssh_forwards;
+mod ssh_sessions;
 mod streams;
 mod support;
