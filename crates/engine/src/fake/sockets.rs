@@ -121,28 +121,26 @@ async fn fail(write: &mut WriteHalf<DuplexStream>, message: &str) -> Option<()> 
     send(write, &FromInit::Failed { kind: FailedKind::NotFound, message: message.into() }).await
 }
 
+/// Both directions, each at its own speed, until both have ended or the connection closes.
 async fn carry(stream: DuplexStream, read: &mut Reader, write: &mut WriteHalf<DuplexStream>) -> Option<()> {
     let (mut from, mut to) = tokio::io::split(stream);
-    let mut buffer = vec![0; SOCKET_BYTES];
-    let (mut sending, mut receiving) = (true, true);
-    while sending || receiving {
-        tokio::select! {
-            frame = read.message() => match frame? {
-                Frame::Data(bytes) if bytes.is_empty() => {
-                    sending = false;
-                    let _ = to.shutdown().await;
-                }
-                Frame::Data(bytes) => to.write_all(&bytes).await.ok()?,
-                Frame::Message(_) => return None,
-            },
-            count = from.read(&mut buffer), if receiving => match count.ok()? {
-                0 => {
-                    receiving = false;
-                    send(write, &FromInit::OutEnd).await?;
-                }
-                count => send_data(write, Kind::Out, &buffer[..count]).await?,
+    let inward = async {
+        loop {
+            match read.message().await {
+                Some(Frame::Data(bytes)) if bytes.is_empty() => return to.shutdown().await.map_err(drop),
+                Some(Frame::Data(bytes)) => to.write_all(&bytes).await.map_err(drop)?,
+                Some(Frame::Message(_)) | None => return Err(()),
             }
         }
-    }
-    None
+    };
+    let outward = async {
+        let mut buffer = vec![0; SOCKET_BYTES];
+        loop {
+            match from.read(&mut buffer).await.map_err(drop)? {
+                0 => return send(write, &FromInit::OutEnd).await.ok_or(()),
+                count => send_data(write, Kind::Out, &buffer[..count]).await.ok_or(())?,
+            }
+        }
+    };
+    tokio::try_join!(inward, outward).ok().map(drop)
 }

@@ -147,7 +147,7 @@ async fn a_login_waits_for_its_box_to_be_made() {
     let yard = Yard::with_door(|_| {}).await;
     yard.engine.hold(Call::Create, Some("made"));
     let client = yard.client();
-    let made = tokio::spawn(async move { client.new_box().await });
+    let made = tokio::spawn(async move { client.post("/v2/box", json!({})).await });
     yard.engine.came_to("made", 1).await;
     let list = yard.client().get("/v2/box").await.json();
     let id = list[0]["id"].as_str().expect("an id").to_owned();
@@ -157,7 +157,7 @@ async fn a_login_waits_for_its_box_to_be_made() {
     channel.eof().await.expect("a connection");
     yard.engine.open("made");
     assert_eq!(rest(&mut channel).await.out(), "early");
-    assert_eq!(made.await.expect("a box"), id);
+    assert_eq!(made.await.expect("an answer").json()["id"], json!(id));
 }
 
 #[tokio::test]

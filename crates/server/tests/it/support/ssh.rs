@@ -1,5 +1,6 @@
 //! An SSH client that keeps all that it is told, for tests of what goes on after a login.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ impl client::Handler for Ears {
 }
 
 /// Everything that came out of a session.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Said {
     pub out: Vec<u8>,
     pub err: Vec<u8>,
@@ -100,6 +101,21 @@ pub struct Said {
     pub closed: bool,
     /// Answers to requests, in their order.
     pub replies: Vec<bool>,
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = |bytes: &[u8]| format!("{} bytes: {}", bytes.len(), bytes[..bytes.len().min(300)].escape_ascii());
+        f.debug_struct("Said")
+            .field("out", &start(&self.out))
+            .field("err", &start(&self.err))
+            .field("status", &self.status)
+            .field("signal", &self.signal)
+            .field("eof", &self.eof)
+            .field("closed", &self.closed)
+            .field("replies", &self.replies)
+            .finish()
+    }
 }
 
 impl Said {
