@@ -73,18 +73,15 @@ pub(super) enum Heard {
 /// Takes in what the client sends; never waits for anybody else, because `russh` waits for us.
 async fn hear(read: &mut ChannelReadHalf, input: &Input, senders: &Senders) -> Heard {
     while let Some(message) = read.wait().await {
-        match &message {
-            ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
-                let size = size_of([*col_width, *row_height, *pix_width, *pix_height]);
-                senders.resize.send_replace(Some(size));
-            }
-            ChannelMsg::Signal { signal } => {
-                if let Some(number) = signals::number(signal) {
-                    // Whoever sends more than can be delivered gets what was delivered.
-                    let _ = senders.signal.try_send(number);
-                }
-            }
-            _ => {}
+        if let ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } = &message {
+            let size = size_of([*col_width, *row_height, *pix_width, *pix_height]);
+            senders.resize.send_replace(Some(size));
+        }
+        if let ChannelMsg::Signal { signal } = &message
+            && let Some(number) = signals::number(signal)
+        {
+            // Whoever sends more than can be delivered gets what was delivered.
+            let _ = senders.signal.try_send(number);
         }
         if let Some(heard) = take_in(message, input) {
             return heard;

@@ -34,7 +34,7 @@ async fn much_goes_both_ways_at_once_and_little_of_it_waits() {
     let id = yard.client().new_box().await;
     let ssh = yard.enter(&id).await;
     let (mut read, write) = ssh.begin("cat").await.split();
-    let block = bytes::Bytes::from((0..MB).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+    let block = bytes::Bytes::from((0..=250).cycle().take(MB).collect::<Vec<u8>>());
     let expected = block.clone();
     let sending = tokio::spawn(async move {
         for _ in 0..200 {

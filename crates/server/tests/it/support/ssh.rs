@@ -128,6 +128,7 @@ impl Said {
     }
 
     fn add(&mut self, message: ChannelMsg) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "no server sends the rest")]
         match message {
             ChannelMsg::Data { data } => self.out.extend_from_slice(&data),
             ChannelMsg::ExtendedData { data, ext: 1 } => self.err.extend_from_slice(&data),
@@ -144,10 +145,7 @@ impl Said {
 }
 
 fn name(signal: &Sig) -> String {
-    match signal {
-        Sig::Custom(name) => name.clone(),
-        standard => format!("{standard:?}"),
-    }
+    if let Sig::Custom(name) = signal { name.clone() } else { format!("{signal:?}") }
 }
 
 impl Yard {
