@@ -2,7 +2,7 @@
 //!
 //! Its boxes speak the protocol of `boxyard-init` over streams in memory and know a few scripted programs, among them `echo`, `printf`,
 //! `cat`, `env`, `yes N`, `exit N`, `sleep` (for ever) and `gate NAME` (until the test opens that gate). Interpreters (`sh -c`, `node`,
-//! `python3`) take their text as such commands, separated by `;` or lines. A job outlives its connection as in a real box, so one
+//! `python3`) take their text as such commands, separated by `;` or lines; a login shell takes lines of input as such. A job outlives its connection as in a real box, so one
 //! [`FakeEngine`] that is handed to two servers in turn shows what a restart does.
 //!
 //! Tests steer it: calls can be made to fail or to wait, and boxes to vanish.
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use boxyard_proto::wire::FRAME_MAX;
 use boxyard_proto::{BoxId, SnapshotId};
+use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed
 mod job;
 mod programs;
 mod serve;
+mod sockets;
 
 use job::Job;
 
@@ -63,6 +65,7 @@ struct FakeBox {
     folders: Mutex<BTreeSet<String>>,
     ended: CancellationToken,
     gates: Gates,
+    sockets: sockets::Sockets,
 }
 
 impl Drop for FakeBox {
@@ -168,6 +171,12 @@ impl FakeEngine {
         }
     }
 
+    /// Connects, as a program in the box would, to what listens there at this port or path.
+    pub async fn connect_in(&self, id: &BoxId, at: &str) -> Option<DuplexStream> {
+        let found = self.lock().boxes.get(id).cloned()?;
+        found.sockets.connect(at).await
+    }
+
     /// Calls of this sort so far, for this box.
     pub fn calls(&self, call: Call, id: &BoxId) -> usize {
         self.lock().calls.iter().filter(|made| **made == (call, id.clone())).count()
@@ -185,6 +194,7 @@ impl FakeEngine {
             folders: Mutex::new(folders.into_iter().map(str::to_owned).collect()),
             ended: CancellationToken::new(),
             gates: self.gates.clone(),
+            sockets: sockets::Sockets::default(),
         })
     }
 

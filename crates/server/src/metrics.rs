@@ -40,6 +40,10 @@ pub struct Metrics {
     pub http_seconds: Family<Route, Histogram, fn() -> Histogram>,
     /// Open HTTP connections.
     pub http_connections: Gauge,
+    /// Open SSH channels that do something, by what.
+    pub ssh_channels: Family<SshChannel, Gauge>,
+    /// Bytes that SSH clients have sent and boxes have not taken yet.
+    pub ssh_backlog: Gauge,
     /// Open SSH connections, logged in or not.
     pub ssh_connections: Gauge,
     /// SSH connections that are logged in.
@@ -101,6 +105,13 @@ pub struct Route {
     pub route: String,
 }
 
+/// Label of [`Metrics::ssh_channels`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SshChannel {
+    /// `shell`, `exec`, `sftp` or `forward`.
+    pub kind: &'static str,
+}
+
 /// Label of [`Metrics::ssh_logins`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Login {
@@ -145,6 +156,8 @@ impl Metrics {
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(histogram),
             http_connections: Gauge::default(),
+            ssh_channels: Family::default(),
+            ssh_backlog: Gauge::default(),
             ssh_connections: Gauge::default(),
             ssh_sessions: Gauge::default(),
             ssh_logins: Family::default(),
@@ -168,6 +181,8 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", metrics.http_requests.clone());
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());
         registry.register("http_connections", "Open HTTP connections", metrics.http_connections.clone());
+        registry.register("ssh_channels", "Open SSH channels that do something", metrics.ssh_channels.clone());
+        registry.register("ssh_backlog_bytes", "Sent by SSH clients, not taken by boxes", metrics.ssh_backlog.clone());
         registry.register("ssh_connections", "Open SSH connections", metrics.ssh_connections.clone());
         registry.register("ssh_sessions", "SSH connections that are logged in", metrics.ssh_sessions.clone());
         registry.register("ssh_logins", "SSH logins that were let in", metrics.ssh_logins.clone());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::wire::{self, Exit, FailedKind, FromInit, Hello, Kind, PtySize, Scope, ToInit, ability};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWriteExt, WriteHalf};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -241,8 +241,9 @@ impl JobControl {
         let mut write = self.write.lock().await;
         for piece in bytes.chunks(READ_SIZE) {
             let lost = |source| AgentError::Lost { doing: "writing input", source: Some(source) };
-            write.write_all(&wire::header(Kind::In, piece.len())).await.map_err(lost)?;
-            write.write_all(piece).await.map_err(lost)?;
+            // Header and bytes in one system call, and one wake-up of the box.
+            let header = wire::header(Kind::In, piece.len());
+            write.write_all_buf(&mut header.as_slice().chain(piece)).await.map_err(lost)?;
         }
         write.flush().await.map_err(|source| AgentError::Lost { doing: "writing input", source: Some(source) })
     }

@@ -1,8 +1,9 @@
 //! A job of a pretended box: a program, and whatever connection it has now.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use boxyard_proto::wire::{Exit, Kind, OnClose};
+use boxyard_proto::wire::{Exit, Kind, OnClose, PtySize};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,12 @@ pub(super) struct Job {
     /// Where output goes: the connection there is now, if there is one.
     connection: Mutex<Option<mpsc::Sender<Told>>>,
     exit: watch::Sender<Option<Exit>>,
-    /// TERM.
+    /// TERM, or another signal that ends programs.
     pub(super) term: CancellationToken,
+    /// The last signal's number.
+    signal: AtomicI32,
+    /// The size of its terminal.
+    pub(super) size: watch::Sender<PtySize>,
     /// KILL, or the end of the box.
     pub(super) kill: CancellationToken,
     pub(super) on_close: OnClose,
@@ -34,7 +39,26 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn new(on_close: OnClose, kill: CancellationToken) -> Arc<Self> {
         let term = CancellationToken::new();
-        Arc::new(Self { connection: Mutex::new(None), exit: watch::Sender::new(None), term, kill, on_close })
+        Arc::new(Self {
+            connection: Mutex::new(None),
+            exit: watch::Sender::new(None),
+            term,
+            signal: AtomicI32::new(15),
+            size: watch::Sender::new(PtySize::default()),
+            kill,
+            on_close,
+        })
+    }
+
+    /// Sends a signal, which ends the program whatever it is.
+    pub(super) fn signal(&self, signal: i32) {
+        self.signal.store(signal, Ordering::Relaxed);
+        if signal == 9 { self.kill.cancel() } else { self.term.cancel() }
+    }
+
+    /// The signal that ended it before its time.
+    pub(super) fn ended_by(&self) -> i32 {
+        self.signal.load(Ordering::Relaxed)
     }
 
     /// Makes a connection the one that output goes to; the earlier one ends.

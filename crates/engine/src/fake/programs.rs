@@ -25,7 +25,8 @@ pub(super) struct Program {
 
 /// Runs a command line to its end, or until a signal ends it.
 pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
-    let (term, kill) = (program.job.term.clone(), program.job.kill.clone());
+    let job = Arc::clone(&program.job);
+    let (term, kill) = (job.term.clone(), job.kill.clone());
     let stubborn = argv.iter().any(|arg| arg.contains("stubborn"));
     // A box whose boxyard-init was taken over may claim anything.
     let liar = argv.iter().any(|arg| arg == "lie");
@@ -34,7 +35,7 @@ pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
         biased;
         code = program.command(&argv) => Exit { code, signal: None, cpu_ns, memory_peak },
         () = kill.cancelled() => killed_by(9),
-        () = term.cancelled(), if !stubborn => killed_by(15),
+        () = term.cancelled(), if !stubborn => killed_by(job.ended_by()),
     }
 }
 
@@ -42,13 +43,31 @@ impl Program {
     async fn command(&mut self, argv: &[String]) -> i32 {
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["sh" | "bash", "-c" | "-lc", script, ..] => self.script(script).await,
+            ["sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => self.script(script).await,
+            ["/bin/bash", "-l"] => self.shell().await,
             ["node" | "python3", ..] => {
                 let script = self.read_code().await;
                 self.script(&String::from_utf8_lossy(&script)).await
             }
             words => self.simple(words).await,
         }
+    }
+
+    /// Lines of input, each a script, until `exit` or the end.
+    async fn shell(&mut self) -> i32 {
+        let mut typed = Vec::new();
+        while let Some(bytes) = self.stdin.recv().await {
+            typed.extend_from_slice(&bytes);
+            while let Some(end) = typed.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+                let line: Vec<u8> = typed.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line).trim().to_owned();
+                let code = Box::pin(self.script(&line)).await;
+                if line.starts_with("exit") {
+                    return code;
+                }
+            }
+        }
+        0
     }
 
     /// Commands up to the first that fails, each one simple.
@@ -87,6 +106,10 @@ impl Program {
                     self.out(bytes).await;
                 }
                 0
+            }
+            ["stty", "size"] => {
+                let size = *self.job.size.borrow();
+                self.out(format!("{} {}\r\n", size.rows, size.columns)).await
             }
             ["yes", count] => self.yes(count.parse().unwrap_or(0)).await,
             ["ls", path] if self.has_folder(path) => 0,

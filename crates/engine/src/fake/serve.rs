@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::job::{Job, Told};
 use super::programs::{self, Program};
-use super::{FakeBox, lock};
+use super::{FakeBox, lock, sockets};
 
 /// Pieces of input that may wait for the program.
 const INPUT_PIECES: usize = 4;
@@ -63,13 +63,24 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                 }
                 return Some((found, told, None));
             }
-            Frame::Message(
-                message @ (ToInit::SignalJob { .. }
-                | ToInit::Dial { .. }
-                | ToInit::Listen { .. }
-                | ToInit::Accept { .. }),
-            ) => {
-                return refuse(write, format!("the fake engine does not do this: {message:?}")).await;
+            Frame::Message(ToInit::SignalJob { job, signal, .. }) => {
+                let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
+                let Some(found) = found else { return refuse(write, format!("no job '{job}'")).await };
+                found.signal(signal);
+                send(write, &FromInit::Started { pid: 2 }).await?;
+                return None;
+            }
+            Frame::Message(ToInit::Dial { to, .. }) => {
+                sockets::dial(to, read, write).await;
+                return None;
+            }
+            Frame::Message(ToInit::Listen { at, .. }) => {
+                sockets::listen(&*home.upgrade()?, at, read, write).await;
+                return None;
+            }
+            Frame::Message(ToInit::Accept { connection }) => {
+                sockets::accept(&*home.upgrade()?, connection, read, write).await;
+                return None;
             }
             Frame::Message(ToInit::Signal { .. } | ToInit::Resize { .. } | ToInit::End { .. }) | Frame::Data(_) => {
                 return None;
@@ -90,6 +101,7 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
         return Err(format!("folder '{}' does not exist", exec.folder));
     }
     let job = Job::new(exec.on_close, home.ended.child_token());
+    job.size.send_replace(exec.pty.as_ref().map(|pty| pty.size).unwrap_or_default());
     let told = job.connect();
     let (input, stdin) = mpsc::channel(INPUT_PIECES);
     let input = exec.stdin.then_some(input);
@@ -155,9 +167,10 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
                     }
                 });
             }
-            Frame::Message(ToInit::Signal { signal: 9, .. }) => job.kill.cancel(),
-            Frame::Message(ToInit::Signal { .. }) => job.term.cancel(),
-            Frame::Message(ToInit::Resize { .. }) => {}
+            Frame::Message(ToInit::Signal { signal, .. }) => job.signal(signal),
+            Frame::Message(ToInit::Resize { size }) => {
+                job.size.send_replace(size);
+            }
             Frame::Message(
                 ToInit::Hello(_)
                 | ToInit::Exec(_)
@@ -171,11 +184,11 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
     }
 }
 
-async fn send(write: &mut WriteHalf<DuplexStream>, message: &FromInit) -> Option<()> {
+pub(super) async fn send(write: &mut WriteHalf<DuplexStream>, message: &FromInit) -> Option<()> {
     write.write_all(&wire::json_frame(message)).await.ok()
 }
 
-async fn send_data(write: &mut WriteHalf<DuplexStream>, kind: Kind, bytes: &Bytes) -> Option<()> {
+pub(super) async fn send_data(write: &mut WriteHalf<DuplexStream>, kind: Kind, bytes: &[u8]) -> Option<()> {
     for piece in bytes.chunks(wire::FRAME_MAX) {
         write.write_all(&wire::header(kind, piece.len())).await.ok()?;
         write.write_all(piece).await.ok()?;
@@ -183,15 +196,15 @@ async fn send_data(write: &mut WriteHalf<DuplexStream>, kind: Kind, bytes: &Byte
     Some(())
 }
 
-struct Reader(ReadHalf<DuplexStream>);
+pub(super) struct Reader(ReadHalf<DuplexStream>);
 
-enum Frame {
+pub(super) enum Frame {
     Message(ToInit),
     Data(Bytes),
 }
 
 impl Reader {
-    async fn message(&mut self) -> Option<Frame> {
+    pub(super) async fn message(&mut self) -> Option<Frame> {
         loop {
             let mut header = [0; wire::HEADER_LEN];
             self.0.read_exact(&mut header).await.ok()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use boxyard_engine::{BoxSpec, ErrorKind};
+use boxyard_engine::{BoxSpec, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::names::{LABELS_MAX, Size};
 use boxyard_proto::{AccountId, BoxId};
@@ -343,6 +343,23 @@ impl Kept {
         let made = states.wait_for(|state| state.phase != Phase::Creating);
         // Whichever comes first: callers look at the phase.
         let _ = timeout(wait, made).await;
+    }
+
+    /// Waits until a box that takes work takes none any more, and says what it does instead. Its disk's being saved is no such thing.
+    pub async fn unready(&self) -> Phase {
+        let mut states = self.shared.state.subscribe();
+        let works = |phase| matches!(phase, Phase::Ready | Phase::Saving { from: Resting::Ready });
+        let phase = states.wait_for(|state| !works(state.phase)).await.map(|state| state.phase);
+        match phase {
+            Ok(phase) => phase,
+            // The sender lives as long as `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// How much of the host it may use.
+    pub fn limits(&self) -> Limits {
+        self.shared.fixed.spec.limits
     }
 
     /// What it is doing, in the API's words.

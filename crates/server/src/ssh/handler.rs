@@ -6,7 +6,7 @@ use russh::keys::Certificate;
 use russh::server::{
     Auth as Answer, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
-use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{Auth, Login};
@@ -66,6 +66,11 @@ impl Visitor {
 /// The same whatever is wrong.
 fn refuse() -> Answer {
     Answer::Reject { proceed_with_methods: Some(methods()), partial_success: false }
+}
+
+/// Answers a request on a channel, if its client wants to know.
+fn reply(session: &mut Session, channel: ChannelId, good: bool) -> Result<(), russh::Error> {
+    if good { session.channel_success(channel) } else { session.channel_failure(channel) }
 }
 
 impl Handler for Visitor {
@@ -167,6 +172,81 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        width: u32,
+        height: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let size = [columns, rows, width, height];
+        let given = self.connection.as_mut().is_some_and(|connection| connection.pty(channel, term, size, modes));
+        reply(session, channel, given)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let taken = self.connection.as_mut().is_some_and(|connection| connection.env(channel, name, value));
+        reply(session, channel, taken)
+    }
+
+    async fn agent_request(&mut self, channel: ChannelId, _: &mut Session) -> Result<bool, Self::Error> {
+        Ok(self.connection.as_mut().is_some_and(|connection| connection.agent(channel)))
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        reply(session, channel, false)
+    }
+
+    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.shell(channel));
+        reply(session, channel, begun)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        line: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.command(channel, line));
+        reply(session, channel, begun)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let begun = self.connection.as_mut().is_some_and(|connection| connection.subsystem(channel, name));
+        reply(session, channel, begun)
+    }
+
+    async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        if let Some(connection) = &mut self.connection {
+            connection.closed(channel);
+        }
         Ok(())
     }
 

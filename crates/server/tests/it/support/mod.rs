@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod client;
+pub mod ssh;
 
 pub use client::{Answer, Client, parts};
 
