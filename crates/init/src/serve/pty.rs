@@ -27,7 +27,7 @@ const PERMISSIONS: u32 = 0o620;
 pub const HELD_MAX: u64 = 128 * 1024;
 
 /// Bytes that are put together at most: who types must not wait for all of a long output.
-const GATHERED_MAX: usize = 64 * 1024;
+const GATHERED_MAX: usize = 32 * 1024;
 
 /// The master side of a terminal. When the last copy is dropped the kernel hangs up: the leader of the session gets SIGHUP, and whoever
 /// still reads from the terminal sees its end.
