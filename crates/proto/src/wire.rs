@@ -144,8 +144,10 @@ pub enum OnClose {
     /// recorded even when the server restarts meanwhile.
     Keep,
     /// A remote login: the processes of the job's own session (`getsid` of the first one) are hung up and, except those that ignore
-    /// SIGHUP, ended. What has left that session (`setsid`, `tmux`) or ignores SIGHUP (`nohup`) goes on. Such a job without a terminal
-    /// is over only when its first process has ended and nobody can write its output any more, as with OpenSSH's server.
+    /// SIGHUP, ended. What has left that session (`setsid`, `tmux`) or ignores SIGHUP (`nohup`) goes on. With a terminal that concerns
+    /// the session's leader and the terminal's foreground; its shell hangs up its other jobs, but not those it was told to `disown`.
+    /// Such a job without a terminal is over only when its first process has ended and nobody can write its output any more, as with
+    /// OpenSSH's server.
     Hangup,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use boxyard_proto::wire::{Exec, Exit, FromInit, OnClose, Scope, ToInit};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::Leaf;
@@ -153,6 +153,7 @@ impl Course {
                     if readable.is_err() || self.hear().is_err() {
                         self.lose_connection();
                     }
+                    yield_now().await;
                     continue;
                 }
                 // A job that reads nothing more must still end when its client goes.
@@ -195,6 +196,8 @@ impl Course {
                 Ok(false) => {}
                 Err(_) => self.lose_connection(),
             }
+            // Other jobs get their turn, and are heard of, even when this one always has more.
+            yield_now().await;
         }
     }
 

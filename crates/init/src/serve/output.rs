@@ -9,6 +9,7 @@ use boxyard_proto::wire::Kind;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::net::unix::pipe::Receiver;
+use tokio::task::yield_now;
 
 use super::connection::Connection;
 use super::pty::{HELD_MAX, Terminal};
@@ -156,6 +157,7 @@ impl Output {
             self.readable().await;
             // Without a connection there is nothing that could fail.
             let _ = self.pump(scratch, None);
+            yield_now().await;
         }
     }
 }

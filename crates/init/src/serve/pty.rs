@@ -26,6 +26,9 @@ const PERMISSIONS: u32 = 0o620;
 /// More than the kernel ever holds of what was written to a terminal: 64 KiB in flight and 4 KiB ready to be read.
 pub const HELD_MAX: u64 = 128 * 1024;
 
+/// Bytes that are put together at most: who types must not wait for all of a long output.
+const GATHERED_MAX: usize = 32 * 1024;
+
 /// The master side of a terminal. When the last copy is dropped the kernel hangs up: the leader of the session gets SIGHUP, and whoever
 /// still reads from the terminal sees its end.
 #[derive(Debug)]
@@ -133,11 +136,12 @@ impl Terminal {
     }
 }
 
-/// Calls `read` until the buffer is full or nothing more is there. The kernel hands out 4 KiB of a terminal at a time.
+/// Calls `read` until enough or nothing more is there. The kernel hands out 4 KiB of a terminal at a time.
 fn gather(buffer: &mut [u8], mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+    let size = buffer.len().min(GATHERED_MAX);
     let mut filled = 0;
-    while filled < buffer.len() {
-        match read(&mut buffer[filled..]) {
+    while filled < size {
+        match read(&mut buffer[filled..size]) {
             Ok(0) => break,
             Ok(piece) => filled += piece,
             // Shows again in the next read.

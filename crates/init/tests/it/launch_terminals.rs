@@ -124,3 +124,14 @@ fn a_remote_login_without_a_terminal_is_hung_up_on_in_a_box() {
     assert!(["1", "2"].contains(&seen.as_str()), "the shell went, {seen} sleep");
     ok(made.socket(), "while [ $(cat /proc/[0-9]*/comm | grep -c sleep) != 1 ]; do :; done");
 }
+
+#[test]
+fn who_forks_without_end_is_ended_in_a_box() {
+    let made = TestBox::launched();
+    let mut client = Client::new(made.socket());
+    let fork = "$SIG{HUP} = $SIG{TERM} = sub {}; fork; $| = 1; print \"ready\\n\"; while (1) { exit if fork }";
+    client.start(Exec { user: User::BOXUSER, on_close: OnClose::Hangup, ..command(&["perl", "-e", fork]) });
+    client.until("ready\n");
+    drop(client);
+    made.cgroup.wait_until_empty("job-1");
+}

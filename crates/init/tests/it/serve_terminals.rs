@@ -85,6 +85,16 @@ fn size_and_modes_are_as_asked() {
 }
 
 #[test]
+fn no_mode_keeps_a_job_from_starting() {
+    let server = Server::new();
+    for argument in [0, 1, 254, 255, 256, 115_200, u32::MAX] {
+        let modes = (0..=255).map(|opcode| (opcode, argument)).collect();
+        let pty = Some(Pty { size: PtySize::default(), modes });
+        assert_eq!(run(server.socket(), Exec { pty, ..command(&["true"]) }).exit.code, 0, "{argument}");
+    }
+}
+
+#[test]
 fn a_new_size_is_told() {
     let server = Server::new();
     let mut client = Client::new(server.socket());
