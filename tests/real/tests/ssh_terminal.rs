@@ -58,10 +58,12 @@ fn a_login_is_a_shell_on_a_terminal() -> Result<()> {
     terminal.expect("started")?;
     terminal.send("\x1a")?;
     terminal.expect("Stopped")?;
+    terminal.expect("$ ")?;
     terminal.send("fg\n")?;
     terminal.expect("sleep 4752")?;
     terminal.send("\x03")?;
     terminal.expect("$ ")?;
+    interrupted(&mut terminal)?;
     terminal.send("exit 7\n")?;
     ensure!(terminal.wait()?.code() == Some(7), "the shell's exit status is lost");
     Ok(())

@@ -33,7 +33,7 @@ impl Key {
         let file = folder.join(name);
         let (kind, bits) = kind.split_once(':').map_or((kind, None), |(kind, bits)| (kind, Some(bits)));
         let mut command = quiet("ssh-keygen");
-        command.args(["-q", "-N", "", "-C", "a test's key", "-t", kind]).arg("-f").arg(&file);
+        command.args(["-q", "-N", "", "-C", "key of a test", "-t", kind]).arg("-f").arg(&file);
         command.args(bits.into_iter().flat_map(|bits| ["-b", bits]));
         finish(&mut command)?.ok().context("ssh-keygen")?;
         let public = fs::read_to_string(file.with_extension("pub"))?.trim().to_owned();
