@@ -75,8 +75,7 @@ impl Server {
     /// # Errors
     /// This machine cannot run boxes, or the server does not get ready.
     pub fn with_ssh(settings: Settings) -> Result<Self> {
-        let ssh = (!reference::wanted()).then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        Self::start_from(programs()?, settings, ssh)
+        Self::start_from(programs()?, settings, any_port())
     }
 
     /// Starts a server from the programs in that folder, with the defaults and its SSH door open.
@@ -84,7 +83,7 @@ impl Server {
     /// # Errors
     /// This machine cannot run boxes, or the server does not get ready.
     pub fn from_programs(programs: &Path) -> Result<Self> {
-        Self::start_from(programs.to_owned(), Settings::new(), Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
+        Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
     fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
@@ -388,6 +387,11 @@ impl Drop for Server {
             eprintln!("cleaning up {}: {error:#}; the next test in this place tries again", self.lane.data().display());
         }
     }
+}
+
+/// Where an SSH door listens that is the test's own: the kernel chooses the port. None when OpenSSH's server takes its place.
+fn any_port() -> Option<SocketAddr> {
+    (!reference::wanted()).then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// The folder of the programs to test: `BOXYARD_TEST_PROGRAMS`, or where cargo puts programs of the profile that this test has.

@@ -123,7 +123,7 @@ fn editors_and_pastes_work() -> Result<()> {
 
     let mut paste = String::new();
     for number in 0..(1 << 20) / 16 {
-        write!(paste, "{number:015x}\n")?;
+        writeln!(paste, "{number:015x}")?;
     }
     let path = server.lane().folder().join("paste");
     std::fs::write(&path, &paste)?;
