@@ -138,7 +138,7 @@ fn refusals_are_all_alike() -> Result<()> {
         for password in passwords {
             let said = refusal(&door.user(&format!("\"{user}\"")).password(password))?;
             let said = said.replace(user, "BOX");
-            ensure!(said == expected.replace("BOX", "BOX"), "{user} with a wrong secret: {said}, not {expected}");
+            ensure!(said == expected, "{user} with a wrong secret: {said}, not {expected}");
         }
     }
     for user in [id.as_str(), "never-wombat-00000"] {
