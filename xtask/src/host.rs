@@ -63,7 +63,25 @@ pub const TEST: &[Need] = &[
     Need { package: "python3", why: "running the Python SDK", there: There::Program(&["python3"]) },
     Need { package: "python3-venv", why: "installing the Python SDK", there: There::Python("venv, ensurepip") },
     Need { package: "iproute2", why: "looking for leftover network interfaces", there: There::Program(&["ip"]) },
+    Need { package: "openssh-client", why: "trying the SSH door", there: There::Program(&["ssh"]) },
+    Need { package: "sshpass", why: "typing a password to ssh", there: There::Program(&["sshpass"]) },
+    Need {
+        package: "dropbear-bin",
+        why: "trying the SSH door with another client",
+        there: There::Program(&["dbclient"]),
+    },
+    Need { package: "git", why: "trying git over SSH", there: There::Program(&["git"]) },
+    Need { package: "rsync", why: "trying rsync over SSH", there: There::Program(&["rsync"]) },
+    Need { package: "sshfs", why: "trying to mount a box over SSH", there: There::Program(&["sshfs"]) },
+    Need { package: "curl", why: "trying forwards over SSH", there: There::Program(&["curl"]) },
 ];
+
+/// What measuring needs besides.
+pub const BENCH: &[Need] = &[Need {
+    package: "openssh-server",
+    why: "comparing the SSH door with it; Debian starts it once installed, outside containers",
+    there: There::Program(&["sshd"]),
+}];
 
 impl Need {
     fn met(&self) -> bool {

@@ -1,19 +1,19 @@
-//! The published SDKs, installed for tests and measurements.
+//! The published SDKs and Python programs that speak SSH, installed for tests and measurements.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::shell;
 
-/// Where the Python SDK is installed.
-fn python_folder() -> PathBuf {
-    shell::target().join("sdk/py")
-}
-
 /// The Python that has the SDK.
 pub fn python() -> PathBuf {
-    python_folder().join("bin/python")
+    shell::target().join("sdk/py/bin/python")
+}
+
+/// The Python that has SSH clients.
+pub fn ssh_python() -> PathBuf {
+    shell::target().join("ssh/py/bin/python")
 }
 
 /// Installs the TypeScript SDK beside its sessions, as pinned by the lock file there.
@@ -35,20 +35,31 @@ pub fn install_typescript() -> Result<()> {
 /// # Errors
 /// Python or pip fails.
 pub fn install_python() -> Result<()> {
-    let requirements = shell::root().join("tests/sdk/py/requirements.txt");
-    let done = python_folder().join("installed");
-    if newer(&done, &requirements) && python().is_file() {
+    install(&shell::target().join("sdk/py"), &shell::root().join("tests/sdk/py/requirements.txt"))
+}
+
+/// Installs the SSH clients that are written in Python, and ssh-audit, into an environment of their own below `target`.
+///
+/// # Errors
+/// Python or pip fails.
+pub fn install_ssh_clients() -> Result<()> {
+    install(&shell::target().join("ssh/py"), &shell::root().join("tests/ssh/requirements.txt"))
+}
+
+/// Makes a Python environment with these packages, if it is not there as they say.
+fn install(folder: &Path, requirements: &Path) -> Result<()> {
+    let (done, python) = (folder.join("installed"), folder.join("bin/python"));
+    if newer(&done, requirements) && python.is_file() {
         return Ok(());
     }
-    let folder = python_folder();
     shell::run(&mut shell::command("python3", &["-m", "venv", "--clear", &folder.to_string_lossy()]))?;
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-    shell::run(shell::command(python(), &pip).arg(&requirements))?;
+    shell::run(shell::command(python, &pip).arg(requirements))?;
     std::fs::write(done, "")?;
     Ok(())
 }
 
-fn newer(file: &std::path::Path, than: &std::path::Path) -> bool {
-    let changed = |path: &std::path::Path| path.metadata().and_then(|metadata| metadata.modified());
+fn newer(file: &Path, than: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
     matches!((changed(file), changed(than)), (Ok(file), Ok(than)) if file >= than)
 }

@@ -5,6 +5,7 @@
 //! the others from running; the last line counts them all.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -108,6 +109,7 @@ fn run_as_root(filter: Option<&str>, consent: Consent) -> Result<()> {
             tally.check("boxyard-init", build::check_init);
         }
         let ready = tally.check("SDKs", || sdk::install_typescript().and_then(|()| sdk::install_python()))
+            && tally.check("SSH clients", sdk::install_ssh_clients)
             && tally.check("default image", default_image);
         if ready {
             tally.tests("real boxes", || workspace_tests(filter, Real::Only));
@@ -169,7 +171,7 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
     let mut nextest =
         shell::cargo(&["nextest", "run", "--locked", "--workspace", "--profile", "ci", "--no-tests", "pass"]);
     nextest.args(["--filterset", set]).args(filter);
-    nextest.env("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()).env("BOXYARD_TEST_PYTHON", sdk::python());
+    nextest.envs(places());
     // nextest keeps its own files below the root, wherever cargo builds.
     let report = shell::root().join("target/nextest/ci/junit.xml");
     // An older report must not be taken for this run's.
@@ -188,6 +190,15 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
     }
 }
 
+/// Where tests find what was built and installed for them.
+fn places() -> [(&'static str, PathBuf); 3] {
+    [
+        ("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()),
+        ("BOXYARD_TEST_PYTHON", sdk::python()),
+        ("BOXYARD_TEST_SSH_PYTHON", sdk::ssh_python()),
+    ]
+}
+
 /// Reads the counts in the head of a JUnit report.
 fn reported(report: &str) -> Option<Count> {
     let head = report.lines().find(|line| line.trim_start().starts_with("<testsuites "))?;
@@ -201,7 +212,7 @@ fn reported(report: &str) -> Option<Count> {
 fn cargo_test(arguments: &[&str]) -> Result<Count> {
     let mut command: Command = shell::cargo(&["test", "--locked", "--no-fail-fast"]);
     command.args(arguments);
-    command.env("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()).env("BOXYARD_TEST_PYTHON", sdk::python());
+    command.envs(places());
     eprintln!("$ {}", shell::spelled(&command));
     let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
     let said = child.stdout.take().context("cargo has no standard output")?;

@@ -50,6 +50,11 @@ impl Lane {
         anyhow::bail!("all {LANES} places for test servers below {} are taken", base.display())
     }
 
+    /// The folder of all its files, which goes with it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The server's data folder.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")

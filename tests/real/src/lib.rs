@@ -12,6 +12,7 @@ pub mod init;
 pub mod lane;
 pub mod outside;
 pub mod server;
+pub mod ssh;
 pub mod wait;
 
 pub use footprint::Footprint;
@@ -19,4 +20,5 @@ pub use http::{Answer, Client, Connection};
 pub use lane::Lane;
 pub use outside::Outside;
 pub use server::{Output, Server, Settings};
+pub use ssh::{Dialogue, Done, Door, HOST, Ssh, finish};
 pub use wait::until;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, Client};
 use crate::lane::Lane;
+use crate::ssh::{Door, Ssh, reference};
 
 /// The key of every test server; it opens nothing else.
 const KEY: &str = "box_test_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -48,6 +49,8 @@ pub struct Server {
     settings: Settings,
     child: Option<Child>,
     client: Client,
+    /// Where the SSH door is to listen, if it shall: port 0 until the server has said what it took.
+    ssh: Option<SocketAddr>,
 }
 
 impl Server {
@@ -64,24 +67,32 @@ impl Server {
     /// # Errors
     /// This machine cannot run boxes, or the server does not get ready.
     pub fn with(settings: Settings) -> Result<Self> {
-        Self::start_from(programs()?, settings)
+        Self::start_from(programs()?, settings, None)
     }
 
-    /// Starts a server from the programs in that folder, with the defaults.
+    /// Starts a server that has its SSH door open, on a port of its own.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn with_ssh(settings: Settings) -> Result<Self> {
+        Self::start_from(programs()?, settings, any_port())
+    }
+
+    /// Starts a server from the programs in that folder, with the defaults and its SSH door open.
     ///
     /// # Errors
     /// This machine cannot run boxes, or the server does not get ready.
     pub fn from_programs(programs: &Path) -> Result<Self> {
-        Self::start_from(programs.to_owned(), Settings::new())
+        Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
-    fn start_from(programs: PathBuf, settings: Settings) -> Result<Self> {
+    fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
         let lane = Lane::take()?;
         lane.share_images(&programs)?;
         // Somebody else may take the port before the server does; then it says so and the test fails, which beats a fixed port.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let client = Client { address, key: KEY.to_owned() };
-        let mut server = Self { lane, programs, settings, child: None, client };
+        let mut server = Self { lane, programs, settings, child: None, client, ssh };
         server.launch()?;
         Ok(server)
     }
@@ -96,6 +107,7 @@ impl Server {
         let mut command = Command::new(self.programs.join("boxyard"));
         command.arg("serve").arg("--data-dir").arg(self.lane.data());
         command.arg("--http").arg(self.client.address.to_string());
+        command.arg("--ssh").arg(self.ssh.map_or_else(|| "off".to_owned(), |address| address.to_string()));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BOXYARD_") {
                 command.env_remove(name);
@@ -122,7 +134,7 @@ impl Server {
         });
         loop {
             match heard.recv_timeout(START_DEADLINE) {
-                Ok(line) if line.starts_with("ready ") => return Ok(()),
+                Ok(line) if line.starts_with("ready ") => return self.heard_ready(&line),
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     bail!("the server did not get ready; its log:\n{}", self.log_end())
@@ -130,6 +142,54 @@ impl Server {
                 Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the server ended; its log:\n{}", self.log_end()),
             }
         }
+    }
+
+    /// Notes where the SSH door is, so that the next start takes the same port.
+    fn heard_ready(&mut self, line: &str) -> Result<()> {
+        if self.ssh.is_some() {
+            let address = line.split(' ').find_map(|word| word.strip_prefix("ssh="));
+            let address = address.with_context(|| format!("the server does not tell its SSH address: {line}"))?;
+            self.ssh = Some(address.parse().with_context(|| format!("'{address}' is no address"))?);
+        }
+        Ok(())
+    }
+
+    /// The SSH door, with the host keys that the server tells of.
+    ///
+    /// # Errors
+    /// It has none, or does not tell.
+    pub fn door(&self) -> Result<Door> {
+        let told = self.call("GET", "/v2/ssh", None)?.ok()?;
+        let door = Door::told_by(&told, &self.lane.folder().join("ssh"))?;
+        ensure!(
+            Some(door.address()) == self.ssh,
+            "the door is at {:?} and is told to be at {}",
+            self.ssh,
+            door.address()
+        );
+        Ok(door)
+    }
+
+    /// A client that logs into a box, by its id or name, with the server's first API key as password.
+    ///
+    /// # Errors
+    /// There is no door.
+    pub fn ssh(&self, id: &str) -> Result<Ssh> {
+        let door = match reference::wanted() {
+            true => reference::door(self, id, &self.lane.folder().join("ssh"))?,
+            false => self.door()?,
+        };
+        Ok(door.user(id).password(&self.client.key))
+    }
+
+    /// The lines of a box's log.
+    ///
+    /// # Errors
+    /// The call fails.
+    pub fn logs(&self, id: &str) -> Result<Vec<String>> {
+        let logs = self.call("GET", &format!("/v2/box/{id}/logs?limit=1000"), None)?.ok()?;
+        let lines = logs["logs"].as_array().with_context(|| format!("no list of logs in {logs}"))?;
+        Ok(lines.iter().map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect())
     }
 
     /// Where it is and its key.
@@ -329,6 +389,11 @@ impl Drop for Server {
             eprintln!("cleaning up {}: {error:#}; the next test in this place tries again", self.lane.data().display());
         }
     }
+}
+
+/// Where an SSH door listens that is the test's own: the kernel chooses the port. None when OpenSSH's server takes its place.
+fn any_port() -> Option<SocketAddr> {
+    (!reference::wanted()).then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// The folder of the programs to test: `BOXYARD_TEST_PROGRAMS`, or where cargo puts programs of the profile that this test has.

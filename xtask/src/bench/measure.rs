@@ -11,13 +11,24 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
+use super::ssh;
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
 
 /// In the order of the table.
-pub const ALL: &[(&str, Measurement)] =
-    &[("create", create), ("sdk", sdk), ("exec", exec), ("parallel", parallel), ("stream", stream), ("memory", memory)];
+pub const ALL: &[(&str, Measurement)] = &[
+    ("create", create),
+    ("sdk", sdk),
+    ("exec", exec),
+    ("parallel", parallel),
+    ("stream", stream),
+    ("memory", memory),
+    (SSH, ssh::measure),
+];
+
+/// The measurement that needs more on the host than others.
+pub const SSH: &str = "ssh";
 
 /// How long what was deleted may take to be gone.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -202,7 +213,8 @@ impl Memory {
     }
 }
 
-fn pss(pid: &str) -> Result<i64> {
+/// KiB of a process's memory, with its share of what it shares.
+pub fn pss(pid: &str) -> Result<i64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)

@@ -6,6 +6,8 @@
 mod measure;
 mod peers;
 mod report;
+mod ssh;
+mod sshd;
 
 use anyhow::{Result, ensure};
 use boxyard_real_tests::Server;
@@ -32,6 +34,12 @@ pub struct Arguments {
     built: bool,
 }
 
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+}
+
 /// How often things are repeated.
 #[derive(Debug, Clone, Copy)]
 struct Counts {
@@ -41,10 +49,33 @@ struct Counts {
     boxes: usize,
     stream: u64,
     peers: usize,
+    logins: usize,
+    keystrokes: usize,
+    idle: usize,
 }
 
-const FULL: Counts = Counts { creates: 200, sdk: 50, execs: 500, boxes: 100, stream: 1 << 30, peers: 30 };
-const QUICK: Counts = Counts { creates: 20, sdk: 5, execs: 50, boxes: 10, stream: 100 << 20, peers: 3 };
+const FULL: Counts = Counts {
+    creates: 200,
+    sdk: 50,
+    execs: 500,
+    boxes: 100,
+    stream: 1 << 30,
+    peers: 30,
+    logins: 30,
+    keystrokes: 1000,
+    idle: 98,
+};
+const QUICK: Counts = Counts {
+    creates: 20,
+    sdk: 5,
+    execs: 50,
+    boxes: 10,
+    stream: 100 << 20,
+    peers: 3,
+    logins: 5,
+    keystrokes: 100,
+    idle: 10,
+};
 
 /// Measures, prints the table, writes `target/bench.json`.
 ///
@@ -52,7 +83,11 @@ const QUICK: Counts = Counts { creates: 20, sdk: 5, execs: 50, boxes: 10, stream
 /// Something cannot be measured.
 pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.built {
-        host::install(&[host::BUILD, host::SERVER, host::TEST].concat(), Consent::Ask)?;
+        let mut needs = [host::BUILD, host::SERVER, host::TEST].concat();
+        if arguments.wants(measure::SSH) {
+            needs.extend(host::BENCH);
+        }
+        host::install(&needs, Consent::Ask)?;
         build::programs(Profile::Release)?;
         sdk::install_typescript()?;
     }
@@ -69,14 +104,13 @@ fn measure_all(arguments: &Arguments) -> Result<()> {
     let programs = Profile::Release.programs();
     let mut report = Report::begin(arguments.quick)?;
     let server = Server::from_programs(&programs)?;
-    let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     for (name, measurement) in measure::ALL {
-        if wanted(name) {
+        if arguments.wants(name) {
             eprintln!("measuring {name} …");
             measurement(&server, counts, &mut report)?;
         }
     }
-    if wanted("init") {
+    if arguments.wants("init") {
         eprintln!("measuring init …");
         measure::init(third.as_mut(), &server, counts, &mut report)?;
     }

@@ -22,7 +22,7 @@ impl Samples {
     }
 
     /// The smallest duration that `percent` of all are no longer than, in milliseconds.
-    fn percentile(&self, percent: usize) -> f64 {
+    pub fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
