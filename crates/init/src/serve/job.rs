@@ -32,6 +32,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// How long a job's end is held back for such output at most.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How often a connection that is taken over from is read at most.
+const HEARD_OUT: usize = 64;
+
 /// A job's process and all that belongs to it.
 #[derive(Debug)]
 pub struct Job {
@@ -146,6 +149,8 @@ impl Course {
                     continue;
                 }
                 comer = next_comer(&mut self.comers) => {
+                    // What the one before has said, and that it is gone, comes first.
+                    self.hear_out();
                     self.take_over(comer);
                     continue;
                 }
@@ -216,12 +221,23 @@ impl Course {
         (!for_ever).then(Patience::new)
     }
 
-    /// Reads what the other side says and does it.
-    fn hear(&mut self) -> io::Result<()> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+    /// Reads what the other side says and does it. Returns whether there was anything.
+    fn hear(&mut self) -> io::Result<bool> {
+        let Some(connection) = &mut self.connection else { return Ok(false) };
         match connection.fill() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            filled => filled.and_then(|()| self.heed()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            filled => filled.and_then(|()| self.heed()).map(|()| true),
+        }
+    }
+
+    /// Reads all that the other side has said, as far as the job takes it.
+    fn hear_out(&mut self) {
+        for _ in 0..HEARD_OUT {
+            match self.hear() {
+                Ok(true) if !self.job.stdin.is_full() => {}
+                Ok(_) => return,
+                Err(_) => return self.lose_connection(),
+            }
         }
     }
 
