@@ -103,7 +103,7 @@ pub fn exit_now(code: u8) -> ! {
 #[derive(Debug)]
 pub struct Texts {
     /// Owns what `pointers` points to; the heap memory of a `CString` does not move with it.
-    _texts: Vec<CString>,
+    texts: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
@@ -111,7 +111,13 @@ impl Texts {
     /// Prepares `texts`.
     pub fn new(texts: Vec<CString>) -> Self {
         let pointers = texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
-        Self { _texts: texts, pointers }
+        Self { texts, pointers }
+    }
+
+    /// The same and one more.
+    pub fn and(mut self, text: CString) -> Self {
+        self.texts.push(text);
+        Self::new(self.texts)
     }
 }
 

@@ -160,6 +160,9 @@ pub struct Pty {
     /// ignored. At most 256.
     #[serde(default)]
     pub modes: Vec<(u8, u32)>,
+    /// A variable of the job that shall hold the terminal's path, `SSH_TTY` for example.
+    #[serde(default)]
+    pub variable: Option<String>,
 }
 
 /// The size of a terminal.

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use boxyard_real_tests::{HOST, Server, Settings, finish};
 use serde_json::json;
 
@@ -175,12 +175,18 @@ fn a_client_that_never_reads_harms_nobody() -> Result<()> {
     master.expect("still here\n")?;
     let grown = resident(&server)?.saturating_sub(before);
     ensure!(grown < 48 * 1024, "the server holds {grown} KiB more for clients that do not read");
+    let mut pids = Vec::new();
     for (mut child, pid, _input) in stuck {
         child.kill()?;
         child.wait()?;
-        ends(&server, &id, &pid)?;
+        pids.push(pid);
     }
-    Ok(())
+    let [alone, beside] = &pids[..] else { bail!("{pids:?}") };
+    ends(&server, &id, alone)?;
+    // A client tells servers other than OpenSSH's only that it sends no more. What it has left behind ends with the connection.
+    master.end_input();
+    ensure!(master.wait()?.success());
+    ends(&server, &id, beside)
 }
 
 /// KiB of the server's memory.

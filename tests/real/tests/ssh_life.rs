@@ -88,8 +88,12 @@ fn a_killed_server_is_itself_again_at_once() -> Result<()> {
     let id = server.create()?;
     let ssh = server.ssh(&id)?;
     let before = ssh.door().host_keys().to_vec();
-    let mut lost = ssh.dialogue(&[HOST, "setsid sleep 4783 > /dev/null 2>&1 & echo $!; echo $$; exec sleep 4784"])?;
-    let (kept, first) = (lost.expect("\n")?, lost.expect("\n")?);
+    // What is detached speaks first, from a session of its own.
+    let detached = "setsid sh -c 'echo $$; exec sleep 4783 > /dev/null 2>&1'";
+    let mut lost = ssh.dialogue(&[HOST, &format!("{detached} & read _; echo $$; exec sleep 4784")])?;
+    let kept = lost.expect("\n")?;
+    lost.send("\n")?;
+    let first = lost.expect("\n")?;
     server.kill()?;
     ensure!(lost.wait()?.code() == Some(255), "the client did not notice");
     server.launch()?;

@@ -127,11 +127,19 @@ impl Command {
     }
 
     /// Makes the process. On failure the leaf comes back, to be removed.
-    pub fn start(self, exec: &Exec, leaf: Option<Leaf>, waiting: &Waiting) -> Result<Started, (Refusal, Option<Leaf>)> {
+    pub fn start(
+        mut self,
+        exec: &Exec,
+        leaf: Option<Leaf>,
+        waiting: &Waiting,
+    ) -> Result<Started, (Refusal, Option<Leaf>)> {
         let (stdio, ends) = match stdio::open(exec) {
             Ok(opened) => opened,
             Err((doing, error)) => return Err((Refusal::of_kernel(doing, error), leaf)),
         };
+        if let Some(variable) = &stdio.variable {
+            self.env = self.env.and(variable.clone());
+        }
         match self.fork(ends, leaf.as_ref()) {
             Ok((pid, report)) => {
                 let ended = waiting.enter(pid.cast_signed());

@@ -52,7 +52,7 @@ pub struct Job {
 impl Job {
     /// The job of the process `pid`, which has just been made in `leaf`.
     pub fn new(exec: &Exec, pid: u32, leaf: Option<Leaf>, ended: oneshot::Receiver<Ended>, stdio: Stdio) -> Self {
-        let Stdio { stdin, outputs, terminal } = stdio;
+        let Stdio { stdin, outputs, terminal, variable: _ } = stdio;
         let members = Rc::new(Members::new(leaf, pid, terminal.as_ref()));
         Self { members, name: exec.job.clone(), on_close: exec.on_close, ended, stdin, outputs, terminal }
     }

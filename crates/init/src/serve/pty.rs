@@ -1,6 +1,7 @@
 //! A job's terminal: its master side, which is input and output of the job, and how it is made.
 
 use std::cell::Cell;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use boxyard_proto::wire::{Pty, PtySize, User};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, major, minor, openat};
 use rustix::process::Pid;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcgetpgrp, tcsetattr, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -66,6 +67,11 @@ impl Terminal {
         let terminal = Self { master, hung_up: Cell::new(false) };
         terminal.resize(asked.size)?;
         Ok((Rc::new(terminal), slave))
+    }
+
+    /// Where the job finds it.
+    pub fn path(&self) -> io::Result<CString> {
+        Ok(ptsname(&self.master, Vec::new())?)
     }
 
     /// Gives it another size. The kernel tells its foreground process group, if it is another.

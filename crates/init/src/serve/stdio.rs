@@ -1,5 +1,6 @@
 //! A job's standard input, output and error: three pipes, or one terminal.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -20,6 +21,8 @@ pub struct Stdio {
     pub outputs: [Output; 2],
     /// What both are, where they are a terminal.
     pub terminal: Option<Rc<Terminal>>,
+    /// A variable that tells the job the terminal's path, where it shall have one.
+    pub variable: Option<CString>,
 }
 
 /// The child's side of it.
@@ -48,10 +51,18 @@ pub fn open(exec: &Exec) -> Result<(Stdio, Ends), (&'static str, io::Error)> {
             let (terminal, slave) = Terminal::open(asked, exec.user).map_err(|error| ("opening a terminal", error))?;
             let stdin = Stdin::terminal(Rc::clone(&terminal));
             let outputs = [Output::terminal(Rc::clone(&terminal)), Output::closed()];
-            Ok((Stdio { stdin, outputs, terminal: Some(terminal) }, Ends::Terminal(slave)))
+            let variable = asked.variable.as_ref().map(|name| path_in(name, &terminal)).transpose();
+            let variable = variable.map_err(|error| ("naming a terminal", error))?;
+            Ok((Stdio { stdin, outputs, terminal: Some(terminal), variable }, Ends::Terminal(slave)))
         }
         None => pipes(exec.stdin).map_err(|error| ("starting the process", error)),
     }
+}
+
+/// `NAME=path`.
+fn path_in(name: &str, terminal: &Terminal) -> io::Result<CString> {
+    let text = [name.as_bytes(), b"=", terminal.path()?.to_bytes()].concat();
+    CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 fn pipes(input: bool) -> io::Result<(Stdio, Ends)> {
@@ -63,7 +74,7 @@ fn pipes(input: bool) -> io::Result<(Stdio, Ends)> {
     } else {
         (Stdin::default(), None)
     };
-    let ours = Stdio { stdin, outputs: [out, err], terminal: None };
+    let ours = Stdio { stdin, outputs: [out, err], terminal: None, variable: None };
     Ok((ours, Ends::Pipes { stdin: stdin_end, out: out_end, err: err_end }))
 }
 

@@ -23,6 +23,8 @@ fn a_shell_echoes_and_controls_its_terminal() {
     assert!(seen.starts_with("stat -c %u:%g:%a $(tty)\r\n"), "what is typed is echoed: {seen}");
     client.input(b"echo by way of $((6 * 7)) > /dev/tty\n");
     client.until("by way of 42\r\n");
+    client.input(b"test \"$TTY_PATH\" = \"$(tty)\" && echo its path is $((40 + 1))\n");
+    client.until("its path is 41\r\n");
     client.input(b"case $- in *m*) echo job control: $((6 + 1));; esac\n");
     client.until("job control: 7\r\n");
     client.input(b"sh -c 'echo fore$((1)); exec sleep 1000'\n");
@@ -57,7 +59,7 @@ fn size_and_modes_are_as_asked() {
     let mut modes =
         vec![(3, 8), (1, 255), (8, 300), (53, 0), (42, 1), (72, 0), (129, 9600), (128, 9600), (0, 9), (200, 1)];
     let exec = |modes: &[(u8, u32)]| {
-        let pty = Some(Pty { size, modes: modes.to_vec() });
+        let pty = Some(Pty { size, modes: modes.to_vec(), variable: None });
         Exec {
             pty,
             ..shell("stty -a; perl -e 'ioctl(STDIN, 0x5413, $b = \"\"x8); print join \",\", unpack \"S4\", $b'")
@@ -89,7 +91,7 @@ fn no_mode_keeps_a_job_from_starting() {
     let server = Server::new();
     for argument in [0, 1, 254, 255, 256, 115_200, u32::MAX] {
         let modes = (0..=255).map(|opcode| (opcode, argument)).collect();
-        let pty = Some(Pty { size: PtySize::default(), modes });
+        let pty = Some(Pty { size: PtySize::default(), modes, variable: None });
         assert_eq!(run(server.socket(), Exec { pty, ..command(&["true"]) }).exit.code, 0, "{argument}");
     }
 }

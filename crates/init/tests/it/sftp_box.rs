@@ -159,7 +159,7 @@ fn orders_that_make_no_sense_are_refused() {
     assert_eq!(missing, (FailedKind::NotFound, "folder '/missing' does not exist".into()));
     ok(made.socket(), "chmod 700 /root");
     assert_eq!(refused(made.socket(), order("/root", User::BOXUSER)).0, FailedKind::NotAllowed);
-    let pty = Some(Pty { size: PtySize::default(), modes: Vec::new() });
+    let pty = Some(Pty { size: PtySize::default(), modes: Vec::new(), variable: None });
     assert_eq!(refused(made.socket(), Exec { pty, ..order(HOME, User::BOXUSER) }).0, FailedKind::Invalid);
     // Without input there is nothing to serve.
     let mut client = Client::new(made.socket());

@@ -20,7 +20,7 @@ fn all() -> Vec<Vec<u8>> {
         env: vec!["A=b \u{1f600}\n".into()],
         stdin: true,
         on_close: OnClose::Hangup,
-        pty: Some(Pty { size, modes: vec![(1, 3), (128, 38_400)] }),
+        pty: Some(Pty { size, modes: vec![(1, 3), (128, 38_400)], variable: Some("SSH_TTY".into()) }),
         builtin: Some(Builtin::Sftp),
         ..Exec::new("job \"1\"", vec!["sh".into(), "-c".into(), "\\".into()], "/workspace/home", User::BOXUSER)
     };

@@ -77,7 +77,7 @@ impl Requests {
         }
         let known = modes.iter().filter(|(code, _)| *code != russh::Pty::TTY_OP_END).take(MODES_MAX);
         let modes = known.map(|&(code, value)| (code as u8, value)).collect();
-        let pty = Pty { size: size_of(size), modes };
+        let pty = Pty { size: size_of(size), modes, variable: Some("SSH_TTY".into()) };
         self.terminal = Some(Terminal { term: environment::term(term).to_owned(), pty });
         true
     }

@@ -59,7 +59,7 @@ pub fn command(argv: &[&str]) -> Exec {
 /// The same on a terminal of 80 by 24.
 pub fn on_terminal(exec: Exec) -> Exec {
     let size = PtySize { columns: 80, rows: 24, width: 0, height: 0 };
-    Exec { pty: Some(Pty { size, modes: Vec::new() }), ..exec }
+    Exec { pty: Some(Pty { size, modes: Vec::new(), variable: Some("TTY_PATH".into()) }), ..exec }
 }
 
 /// Waits until the process `pid` of this machine, whoever's child it is, has ended.
