@@ -2,8 +2,9 @@
 //!
 //! One small static program with one thread. `launch` reads what to make from standard input, makes it and leaves a copy of itself as
 //! PID 1 of the box; that copy serves jobs on a socket. `serve` alone does the second half for a process that somebody else has put
-//! into a box, or into none.
+//! into a box, or into none. `disk` does one thing to the file system that boxes lie on.
 
+mod disk;
 mod launch;
 mod serve;
 mod sys;
@@ -12,6 +13,7 @@ mod trouble;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: boxyard-init launch < PLAN
+       boxyard-init disk < ORDER
        boxyard-init serve [--cgroup FOLDER]    (listening socket as descriptor 3)
        boxyard-init --version";
 
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
         ["launch"] => launch::run(),
+        ["disk"] => disk::run(),
         ["serve"] => serve::on_host(None),
         ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref())),
         ["--version"] => {

@@ -44,6 +44,7 @@ use self::inside::Kit;
 use self::layers::Layers;
 use self::namespaces::{NAMESPACES, Proc};
 use self::socket::SocketFile;
+use crate::disk;
 use crate::sys::{self, Child, Forked};
 use crate::trouble::{Doing, Trouble};
 
@@ -90,6 +91,9 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
     sys::ignore_broken_pipes();
     limits::set(plan.open_files)?;
     let filter = seccomp::for_box();
+    if let Some(disk) = &plan.disk {
+        disk::make(disk)?;
+    }
     let layers = Layers::open(&plan)?;
     let devices = Devices::open()?;
     let v1 = V1Cgroups::open(&plan.cgroups_v1)?;

@@ -1,0 +1,161 @@
+//! Subvolumes of btrfs: a box's disk, and copies of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use boxyard_proto::disk::Disk;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+
+use crate::sys;
+use crate::trouble::{Doing, Trouble};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The number of every subvolume's root folder.
+const ROOT: u64 = 256;
+
+/// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
+const WORK_DEPTH: u32 = 4;
+
+/// Makes the disk of a box, or finishes making it; what is on it stays. What overlay shows as the root of the box has the mode of
+/// `upper`.
+pub fn make(disk: &Disk) -> Result<(), Trouble> {
+    let doing = || format!("making the subvolume {}", disk.subvolume.display());
+    let (parent, name) = place(&disk.subvolume)?;
+    let from = match &disk.from {
+        Some(from) => Some(open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?),
+        None => None,
+    };
+    let made = match sys::btrfs_make(parent.as_fd(), name, from.as_ref().map(AsFd::as_fd), false, disk.limit) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
+        made => made.doing_with(doing).map(|()| true)?,
+    };
+    let subvolume = openat(&parent, name, FOLDER, Mode::empty()).doing_with(doing)?;
+    if fstat(&subvolume).doing_with(doing)?.st_ino != ROOT {
+        return Err(Trouble::new(doing(), "a folder is in its place"));
+    }
+    if !made && let Some(limit) = disk.limit {
+        // It may be another one than when the subvolume was made.
+        sys::btrfs_limit(subvolume.as_fd(), limit).doing("limiting the box's disk")?;
+    }
+    if from.is_some() {
+        // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
+        let _ = remove(subvolume.as_fd(), c"work", WORK_DEPTH);
+    }
+    for name in ["upper", "work"] {
+        match mkdirat(&subvolume, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                let folder = openat(&subvolume, name, FOLDER, Mode::empty()).doing_with(doing)?;
+                fchmod(&folder, Mode::from_raw_mode(0o755)).doing_with(doing)?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).doing_with(doing),
+        }
+    }
+    if made {
+        fchmod(&subvolume, Mode::from_raw_mode(0o700)).doing_with(doing)?;
+    }
+    Ok(())
+}
+
+/// Makes a read-only copy, which is on the disk when this returns.
+pub fn snapshot(subvolume: &Path, into: &Path) -> Result<(), Trouble> {
+    let doing = || format!("making the snapshot {}", into.display());
+    let source = open(subvolume).doing_with(doing)?;
+    let (parent, name) = place(into)?;
+    sys::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)
+}
+
+/// Removes a subvolume that may be there.
+pub fn destroy(subvolume: &Path) -> Result<(), Trouble> {
+    let (parent, name) = place(subvolume)?;
+    match sys::btrfs_destroy(parent.as_fd(), name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        destroyed => destroyed.doing_with(|| format!("removing the subvolume {}", subvolume.display())),
+    }
+}
+
+/// Bytes that the subvolumes in `folder` refer to.
+pub fn sizes(folder: &Path, only: Option<&str>) -> Result<BTreeMap<String, u64>, Trouble> {
+    let doing = || format!("measuring the subvolumes in {}", folder.display());
+    let folder = openat(CWD, folder, FOLDER, Mode::empty()).doing_with(doing)?;
+    let mut names = Vec::new();
+    match only {
+        Some(name) => names.push(name.to_owned()),
+        None => {
+            for entry in Dir::read_from(&folder).doing_with(doing)? {
+                let entry = entry.doing_with(doing)?;
+                if let Ok(name) = entry.file_name().to_str()
+                    && !name.starts_with('.')
+                {
+                    names.push(name.to_owned());
+                }
+            }
+        }
+    }
+    let mut bytes = BTreeMap::new();
+    for name in names {
+        match size(&folder, &name) {
+            Ok(Some(size)) => {
+                bytes.insert(name, size);
+            }
+            Ok(None) => {}
+            // Removed meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error).doing_with(doing),
+        }
+    }
+    Ok(bytes)
+}
+
+fn size(folder: &OwnedFd, name: &str) -> io::Result<Option<u64>> {
+    let subvolume = match openat(folder, name, FOLDER, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        opened => opened?,
+    };
+    if fstat(&subvolume)?.st_ino != ROOT {
+        return Ok(None);
+    }
+    sys::btrfs_referred(subvolume.as_fd(), sys::btrfs_subvolume_id(subvolume.as_fd())?)
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, FOLDER, Mode::empty())
+}
+
+/// The folder that a subvolume is in, opened, and its name there.
+fn place(path: &Path) -> Result<(OwnedFd, &str), Trouble> {
+    let parts = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
+    let Some((parent, name)) = parts else {
+        return Err(Trouble::new("reading the order", "a path names no subvolume"));
+    };
+    Ok((open(parent).doing_with(|| format!("opening {}", parent.display()))?, name))
+}
+
+/// Removes a file or folder and what is in it, down to `depth` levels.
+fn remove(parent: BorrowedFd<'_>, name: &std::ffi::CStr, depth: u32) -> Result<(), Errno> {
+    let folder = match openat(parent, name, FOLDER, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => return unlinkat(parent, name, AtFlags::empty()),
+        opened => opened?,
+    };
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let inner = entry.file_name();
+        if inner == c"." || inner == c".." {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            if depth == 0 {
+                return Err(Errno::NOTEMPTY);
+            }
+            remove(folder.as_fd(), inner, depth - 1)?;
+        } else {
+            unlinkat(&folder, inner, AtFlags::empty())?;
+        }
+    }
+    unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
