@@ -59,8 +59,14 @@ impl Cgroups {
     }
 }
 
-/// Waits until no process is left in `group` or below. The kernel says when: `cgroup.events` becomes readable out of band.
+/// Waits until no process is left in `group` or below.
 async fn wait_empty(group: &Path) -> io::Result<()> {
+    wait_for(group, "populated 0", DEATH_DEADLINE, "processes do not end").await
+}
+
+/// Waits until a line of the group's `cgroup.events` is this, or the group is gone. The kernel says when to look: the file becomes
+/// readable out of band.
+pub(super) async fn wait_for(group: &Path, wanted: &str, deadline: Duration, late: &'static str) -> io::Result<()> {
     let file = match fs::File::open(group.join("cgroup.events")) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(()),
@@ -74,14 +80,14 @@ async fn wait_empty(group: &Path) -> io::Result<()> {
                 Err(Errno::NODEV) => return Ok(()),
                 read => read?,
             };
-            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == "populated 0") {
+            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == wanted) {
                 return Ok(());
             }
             // Cleared before the next read, so that a change in between is not lost.
             events.ready(Interest::PRIORITY).await?.clear_ready();
         }
     };
-    timeout(DEATH_DEADLINE, wait).await.map_err(|_| io::Error::other("processes do not end"))?
+    timeout(deadline, wait).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))?
 }
 
 #[expect(
