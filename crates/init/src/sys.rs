@@ -361,8 +361,8 @@ fn btrfs(fd: BorrowedFd<'_>, call: u64, page: &mut Page) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the subvolume `name` in the folder `parent`, empty or as a copy of the subvolume `from`, limited from its first moment on to
-/// `limit` bytes if one is given.
+/// Makes the subvolume `name` in the folder `parent`, empty or as a copy of the subvolume `from`. An empty one is limited to `limit`
+/// bytes from its first moment on if one is given; a copy has the limit of what it is a copy of.
 ///
 /// # Errors
 /// What the kernel says: `EEXIST`, `ENOSPC`, `ENOTTY` where this is no btrfs.
@@ -485,6 +485,18 @@ pub fn btrfs_id(folder: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
 pub fn btrfs_fill_device(folder: BorrowedFd<'_>) -> io::Result<()> {
     let mut page = page_with_name("max", 8)?;
     btrfs(folder, const { btrfs_call(1, 3, 4096) }, &mut page)
+}
+
+/// Moves all metadata of the file system of `folder` to new places on the device, which are as large as the kernel sees fit for a
+/// device of its size.
+///
+/// # Errors
+/// What the kernel says; `EINPROGRESS` when something like it is being done.
+pub fn btrfs_move_metadata(folder: BorrowedFd<'_>) -> io::Result<()> {
+    const METADATA: u64 = 1 << 2;
+    let mut page = Box::new([0; 512]);
+    page[0] = METADATA;
+    btrfs(folder, const { btrfs_call(3, 32, 1024) }, &mut page)
 }
 
 /// The number of a loop device that is free at this moment. `control` is `/dev/loop-control`.

@@ -17,24 +17,25 @@ use crate::trouble::{Doing, Trouble};
 /// Tries to get a loop device before others do.
 const TRIES: u32 = 32;
 
+/// Space that boxes free is given back to the file's own file system, and a part of all space is kept for metadata.
+const OPTIONS: &std::ffi::CStr = c"discard=async,metadata_ratio=8";
+
+/// Room for metadata that is too little. A new file system has 8 MiB and gets more when it needs it; when one box has filled the pool
+/// with data by then, no other can make as much as an empty file, and not even removing that box helps.
+const METADATA_MIN: u64 = 16 << 20;
+
 /// Bytes that a file system may leave unused of its device without that being worth a change.
 const SLACK: u64 = 16 << 20;
 
 /// Mounts the file system in `image` at `at`, and lets it use all of the file.
 pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
     let image = fs::canonicalize(image).doing_with(|| format!("opening {}", image.display()))?;
-    let device = match attached(&image).doing("looking at the loop devices")? {
-        Some(device) => {
-            let open = fs::OpenOptions::new().read(true).write(true).open(&device);
-            let open = open.doing_with(|| format!("opening {}", device.display()))?;
-            sys::loop_grow(open.as_fd()).doing("growing the loop device")?;
-            (device, open)
-        }
+    let device = match find(&image)? {
+        Some(device) => device,
         None => attach(&image)?,
     };
     if !is_mounted(at).doing_with(|| format!("examining {}", at.display()))? {
-        // Space that boxes free is given back to the file's own file system.
-        rustix::mount::mount(&device.0, at, "btrfs", MountFlags::NOATIME | MountFlags::NODEV, Some(c"discard=async"))
+        rustix::mount::mount(&device.0, at, "btrfs", MountFlags::NOATIME | MountFlags::NODEV, Some(OPTIONS))
             .doing_with(|| format!("mounting {} at {}", image.display(), at.display()))?;
     }
     let whole = fs::metadata(&image).doing("examining the pool")?.len();
@@ -44,7 +45,38 @@ pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
         let folder = open(at)?;
         sys::btrfs_fill_device(folder.as_fd()).doing("growing the pool's file system")?;
     }
+    room_for_metadata(at)
+}
+
+/// Sees to it that metadata has room of its own.
+fn room_for_metadata(at: &Path) -> Result<(), Trouble> {
+    let folder = open(at)?;
+    let id = uuid(sys::btrfs_id(folder.as_fd()).doing("examining the pool")?);
+    let text = fs::read_to_string(format!("/sys/fs/btrfs/{id}/allocation/metadata/total_bytes")).unwrap_or_default();
+    if text.trim().parse().is_ok_and(|bytes: u64| bytes < METADATA_MIN) {
+        match sys::btrfs_move_metadata(folder.as_fd()) {
+            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error).doing("making room for the pool's metadata");
+            }
+            _ => {}
+        }
+    }
     Ok(())
+}
+
+/// The loop device that shows `image` already, opened, so that it stays.
+fn find(image: &Path) -> Result<Option<(PathBuf, fs::File)>, Trouble> {
+    let Some(device) = attached(image).doing("looking at the loop devices")? else { return Ok(None) };
+    let open = fs::OpenOptions::new().read(true).write(true).open(&device);
+    let open = open.doing_with(|| format!("opening {}", device.display()))?;
+    match sys::loop_grow(open.as_fd()) {
+        // Its last user went before it was opened.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        grown => grown.doing("growing the loop device")?,
+    }
+    // Nor has it got another file meanwhile.
+    let still = attached(image).doing("looking at the loop devices")?;
+    Ok((still.as_ref() == Some(&device)).then_some((device, open)))
 }
 
 /// Whether a file system of its own is mounted at this folder.

@@ -37,8 +37,10 @@ pub fn make(disk: &Disk) -> Result<(), Trouble> {
     if fstat(&subvolume).doing_with(doing)?.st_ino != ROOT {
         return Err(Trouble::new(doing(), "a folder is in its place"));
     }
-    if !made && let Some(limit) = disk.limit {
-        // It may be another one than when the subvolume was made.
+    if (!made || from.is_some())
+        && let Some(limit) = disk.limit
+    {
+        // It may be another one than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
         sys::btrfs_limit(subvolume.as_fd(), limit).doing("limiting the box's disk")?;
     }
     if from.is_some() {
