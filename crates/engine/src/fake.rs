@@ -283,7 +283,10 @@ impl Engine for FakeEngine {
         let folders = match &spec.from {
             Some(from) => {
                 let saved = self.lock().snapshots.get(from).cloned();
-                Some(saved.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot").about(&spec.id))?)
+                Some(
+                    saved
+                        .ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot").about(&spec.id))?,
+                )
             }
             None => None,
         };

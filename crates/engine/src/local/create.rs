@@ -7,9 +7,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use boxyard_proto::{BoxId, SnapshotId};
 use boxyard_proto::disk::Disk;
 use boxyard_proto::launch::{File, Launch, Network};
+use boxyard_proto::{BoxId, SnapshotId};
 
 use super::LocalEngine;
 use super::launcher::Waiting;

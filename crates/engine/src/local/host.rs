@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use boxyard_proto::{BoxId, SnapshotId};
 use boxyard_proto::launch::UIDS_PER_BOX;
+use boxyard_proto::{BoxId, SnapshotId};
 use tokio::net::UnixStream;
 
 use super::cgroup::Cgroups;

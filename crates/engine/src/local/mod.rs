@@ -56,9 +56,9 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
-pub use self::storage::StorageChoice;
 use self::host::Host;
 use self::network::Network;
+pub use self::storage::StorageChoice;
 use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
 use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 

@@ -67,13 +67,9 @@ impl LocalEngine {
         tracing::debug!(%id, snapshot = %into, ?flushed, frozen = ?begun.elapsed() - flushed, "disk copied");
         step::done("save: thawed");
 
-        let size_bytes = storage.size(into).await.map_err(saving("measuring the snapshot"))?;
-        let snapshot = SnapshotRecord {
-            layers: record.layers,
-            image_env: record.image_env,
-            storage: record.storage,
-            size_bytes,
-        };
+        let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
+        let snapshot =
+            SnapshotRecord { layers: record.layers, image_env: record.image_env, storage: record.storage, size_bytes };
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
         step::done("save: recorded");
         Ok(Saved { size_bytes })

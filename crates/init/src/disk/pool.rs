@@ -111,7 +111,8 @@ fn attach(image: &Path) -> Result<(PathBuf, fs::File), Trouble> {
         options
     };
     let file = options().open(image).doing_with(|| format!("opening {}", image.display()))?;
-    let control = options().open("/dev/loop-control").doing("opening /dev/loop-control (is the module 'loop' there?)")?;
+    let control =
+        options().open("/dev/loop-control").doing("opening /dev/loop-control (is the module 'loop' there?)")?;
     for _ in 0..TRIES {
         let number = sys::loop_find_free(control.as_fd()).doing("finding a free loop device")?;
         let device = PathBuf::from(format!("/dev/loop{number}"));

@@ -29,7 +29,9 @@ pub(super) fn check(config: &LocalConfig) -> Verdict {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let without = "without it boxes' disks are not limited, and saving them copies them; set storage.kind to dir if \
                    that is meant";
-    if !known.lines().any(|line| line.ends_with("\tbtrfs")) && run("modprobe", &["--dry-run", "--quiet", "btrfs"]).is_err() {
+    if !known.lines().any(|line| line.ends_with("\tbtrfs"))
+        && run("modprobe", &["--dry-run", "--quiet", "btrfs"]).is_err()
+    {
         return wrong("the kernel has no btrfs", format!("use a kernel with CONFIG_BTRFS_FS; {without}"));
     }
     if !Path::new("/dev/loop-control").exists() && run("modprobe", &["--dry-run", "--quiet", "loop"]).is_err() {
@@ -48,11 +50,15 @@ fn pool(data: &Path, image: &Path) -> Verdict {
     let Ok((file, host)) = fs::metadata(image).and_then(|file| Ok((file, statvfs(data)?))) else {
         return wrong(format!("{} cannot be examined", image.display()), "make it root's alone");
     };
-    let (missing, free) =
-        (file.len().saturating_sub(file.blocks() * 512), host.f_bavail.saturating_mul(host.f_frsize));
+    let (missing, free) = (file.len().saturating_sub(file.blocks() * 512), host.f_bavail.saturating_mul(host.f_frsize));
     if missing > free && free < file.len() / FULL {
         return wrong(
-            format!("{} may still grow by {:.1} GiB, and {:.1} GiB are free there", image.display(), gib(missing), gib(free)),
+            format!(
+                "{} may still grow by {:.1} GiB, and {:.1} GiB are free there",
+                image.display(),
+                gib(missing),
+                gib(free)
+            ),
             "make room: when the pool cannot grow, boxes' writes fail and their disks become read-only",
         );
     }

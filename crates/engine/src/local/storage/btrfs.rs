@@ -20,9 +20,6 @@ use crate::local::step;
 /// How old sizes may be that are told. The file system's own books are older than that most of the time.
 const SIZES_AGE: Duration = Duration::from_secs(1);
 
-/// The marker of a disk that was copied here from another kind of storage, beside its box's subvolume.
-const COPIED: &str = ".copied";
-
 /// Disks below one folder.
 #[derive(Debug)]
 pub(super) struct Subvolumes {
@@ -53,6 +50,11 @@ impl Subvolumes {
             subvolumes.destroy(root.join("snapshots").join(name)).await?;
         }
         Ok(subvolumes)
+    }
+
+    /// Where a disk is put together that is copied here.
+    fn draft(&self, id: &BoxId) -> PathBuf {
+        self.root.join("boxes").join(format!(".{id}"))
     }
 
     fn limit(&self, limit: u64) -> Option<u64> {
@@ -100,16 +102,16 @@ impl Storage for Subvolumes {
         if !self.copies(from) {
             return Ok(Some(Disk { from: Some(from.to_owned()), ..disk }));
         }
-        // Saved by another kind of storage. The marker is there when the copy is complete.
-        let marker = self.root.join("boxes").join(format!("{COPIED}-{id}"));
-        if !marker.exists() {
-            self.destroy(subvolume.clone()).await?;
-            self.tool.order(Order::Make(disk.clone())).await?;
-            fs::remove_dir(subvolume.join("upper"))?;
-            step::done("create: half copied");
-            copy::copy(from.join("upper"), subvolume.join("upper")).await?;
-            fs::File::create(marker)?.sync_all()?;
-        }
+        // Saved by another kind of storage. It has its name when it is complete.
+        let draft = self.draft(id);
+        self.destroy(draft.clone()).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), ..disk.clone() })).await?;
+        fs::remove_dir(draft.join("upper"))?;
+        step::done("copy: begun");
+        copy::copy(from.join("upper"), draft.join("upper")).await?;
+        step::done("copy: half");
+        copy::settle(draft.clone()).await?;
+        fs::rename(draft, subvolume)?;
         Ok(Some(disk))
     }
 
@@ -125,7 +127,7 @@ impl Storage for Subvolumes {
         self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await.map(drop)
     }
 
-    async fn size(&self, id: &SnapshotId) -> io::Result<u64> {
+    async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
         if !self.quotas {
             return walk::measure(self.saved(id).join("upper")).await;
         }
@@ -146,11 +148,8 @@ impl Storage for Subvolumes {
     }
 
     async fn remove(&self, id: &BoxId) -> io::Result<()> {
-        self.destroy(self.disk(id)).await?;
-        match fs::remove_file(self.root.join("boxes").join(format!("{COPIED}-{id}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.destroy(self.draft(id)).await?;
+        self.destroy(self.disk(id)).await
     }
 
     async fn forget(&self, id: &SnapshotId) -> io::Result<()> {

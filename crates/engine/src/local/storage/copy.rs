@@ -32,12 +32,19 @@ pub(super) async fn copy(from: PathBuf, into: PathBuf) -> io::Result<()> {
         let mut copy = Copy::new(&into)?;
         let copied = walk(&from, &mut copy, stop);
         let tidied = fs::remove_dir_all(&copy.links_path);
-        copied.and(tidied)?;
-        // So that what is recorded later is never there without this.
-        rustix::fs::syncfs(File::open(&into)?)?;
-        Ok(())
+        copied.and(tidied)
     })
     .await
+}
+
+/// Waits until all that was written to the file system of `folder` is on the disk: what is recorded after this is never there without it.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) async fn settle(folder: PathBuf) -> io::Result<()> {
+    // Not one of the few places for copies: this costs no CPU.
+    let settled = tokio::task::spawn_blocking(move || Ok(rustix::fs::syncfs(File::open(folder)?)?));
+    settled.await.map_err(io::Error::other)?
 }
 
 struct Copy {
@@ -278,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn depth_is_no_obstacle() {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let (from, into) = (dir.path().join("from"), dir.path().join("into"));
         fs::create_dir(&from).unwrap();
         let mut deepest = openat(CWD, &from, FOLDER, Mode::empty()).unwrap();

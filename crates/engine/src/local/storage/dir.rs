@@ -105,7 +105,8 @@ impl Storage for Folders {
         self.copy(self.disk(id).join("upper"), upper).await
     }
 
-    async fn size(&self, id: &SnapshotId) -> io::Result<u64> {
+    async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
+        copy::settle(self.saved(id)).await?;
         walk::measure(self.saved(id).join("upper")).await
     }
 

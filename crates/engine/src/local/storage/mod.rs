@@ -92,8 +92,8 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Copies the box's disk, in which nothing may change meanwhile.
     async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
 
-    /// Bytes that a saved disk holds.
-    async fn size(&self, id: &SnapshotId) -> io::Result<u64>;
+    /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
+    async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
 
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId) -> io::Result<u64>;

@@ -35,7 +35,11 @@ pub(super) async fn open(data: &Path, size: Option<u64>, make: bool, tool: &Disk
                 tracing::info!(from = metadata.len(), to = size, "the pool for boxes' disks grows");
                 OpenOptions::new().write(true).open(&image)?.set_len(size)?;
             } else if size > 0 && size < metadata.len() {
-                tracing::warn!(size, is = metadata.len(), "a pool never shrinks; the size that was asked for is ignored");
+                tracing::warn!(
+                    size,
+                    is = metadata.len(),
+                    "a pool never shrinks; the size that was asked for is ignored"
+                );
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound && make => create(data, &image, size).await?,

@@ -162,6 +162,33 @@ async fn survive(storage: StorageChoice) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_copied_into_a_pool_is_whole_or_not_there() {
+    let yard = Yard::with(StorageChoice::Dir).await;
+    let source = yard.make().await;
+    yard.sh(&source, "echo precious > /root/file; sync /root/file").await;
+    let snapshot = SnapshotId::from_entropy(rand::random());
+    yard.engine.save(&source, &snapshot).await.map_err(explain).unwrap();
+    let mut yard = yard
+        .reopen_with(|config| {
+            config.storage = StorageChoice::Btrfs;
+            config.pool_size = Some(2 << 30);
+        })
+        .await;
+    for step in ["create: recorded", "copy: begun", "copy: half", "create: disk prepared", "create: launched"] {
+        for again in [true, false] {
+            let copy = BoxSpec { from: Some(snapshot.clone()), ..spec(LIMITS) };
+            yard = die_after(yard, step, StorageChoice::Btrfs, &Deed::Create(copy.clone())).await;
+            if again {
+                yard.engine.create(&copy).await.map_err(explain).unwrap();
+                assert_eq!(yard.sh(&copy.id, "cat /root/file").await.out, "precious\n", "{step}");
+            }
+            yard.engine.remove(&copy.id).await.map_err(explain).unwrap();
+        }
+    }
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn folders_survive_a_server_that_dies_at_any_step() {
     survive(StorageChoice::Dir).await;
 }

@@ -30,8 +30,14 @@ async fn nothing_that_a_box_writes_gets_past_its_limit() {
     let scripts = [
         ("one large file", "dd if=/dev/zero of=/big bs=1M count=200"),
         ("space reserved", "for i in 1 2 3 4; do fallocate -l 50M /r$i; done"),
-        ("holes that are filled", "truncate -s 1G /sparse; dd if=/dev/urandom of=/sparse conv=notrunc bs=1M count=200 seek=300"),
-        ("appending, and all at once", "for i in $(seq 8); do dd if=/dev/zero of=/b$i bs=1M count=40 2>>/dev/shm/err & done; wait; cat /dev/shm/err >&2"),
+        (
+            "holes that are filled",
+            "truncate -s 1G /sparse; dd if=/dev/urandom of=/sparse conv=notrunc bs=1M count=200 seek=300",
+        ),
+        (
+            "appending, and all at once",
+            "for i in $(seq 8); do dd if=/dev/zero of=/b$i bs=1M count=40 2>>/dev/shm/err & done; wait; cat /dev/shm/err >&2",
+        ),
         (
             "many small files",
             "python3 -c 'import os\nfor d in range(400):\n  os.mkdir(f\"/m{d}\")\n  for f in range(1000): open(f\"/m{d}/{f:0100}\", \"w\").write(\"x\" * 1500)'",
@@ -49,14 +55,16 @@ async fn nothing_that_a_box_writes_gets_past_its_limit() {
         let held = disk_bytes(&yard, &id).await;
         assert!(held > 50 << 20 && held <= 101 << 20, "{what}: {held}");
         // It can make room for itself again.
-        let again = yard.sh(&id, "rm -rf /big /r* /sparse /b[0-9]* /m* /n*; sync; echo ok > /small && cat /small").await;
+        let again =
+            yard.sh(&id, "rm -rf /big /r* /sparse /b[0-9]* /m* /n*; sync; echo ok > /small && cat /small").await;
         assert_eq!(again.out, "ok\n", "{what}: {again:?}");
         yard.engine.remove(&id).await.map_err(explain).unwrap();
         assert_eq!(yard.sh(&other, "echo fine > /file && cat /file").await.out, "fine\n");
     }
     // Names of one file count once.
     let id = yard.make_limited(limited(100)).await;
-    let done = yard.sh(&id, "dd if=/dev/zero of=/one bs=1M count=60 2>&1 && ln /one /two && ln /one /three && echo ok").await;
+    let done =
+        yard.sh(&id, "dd if=/dev/zero of=/one bs=1M count=60 2>&1 && ln /one /two && ln /one /three && echo ok").await;
     assert!(done.out.ends_with("ok\n"), "{done:?}");
     yard.close().await;
 }
@@ -74,12 +82,19 @@ async fn a_copy_has_the_limit_of_its_own_box_and_deleting_makes_room_though_a_sn
     // One that is smaller than what it starts with may still write a little.
     let small = BoxSpec { from: Some(snapshot.clone()), ..spec(limited(100)) };
     yard.engine.create(&small).await.map_err(explain).unwrap();
-    let done = yard.sh(&small.id, "dd if=/dev/zero of=/a bs=1M count=40 && echo ok; dd if=/dev/zero of=/b bs=1M count=60").await;
+    let done = yard
+        .sh(&small.id, "dd if=/dev/zero of=/a bs=1M count=40 && echo ok; dd if=/dev/zero of=/b bs=1M count=60")
+        .await;
     assert!(done.out == "ok\n" && done.err.contains("quota exceeded"), "{done:?}");
     // A larger one gets all of its own.
     let large = BoxSpec { from: Some(snapshot), ..spec(limited(400)) };
     yard.engine.create(&large).await.map_err(explain).unwrap();
-    let done = yard.sh(&large.id, "dd if=/dev/zero of=/a bs=1M count=200 2>/dev/null && echo ok; dd if=/dev/zero of=/b bs=1M count=80").await;
+    let done = yard
+        .sh(
+            &large.id,
+            "dd if=/dev/zero of=/a bs=1M count=200 2>/dev/null && echo ok; dd if=/dev/zero of=/b bs=1M count=80",
+        )
+        .await;
     assert!(done.out == "ok\n" && done.err.contains("quota exceeded"), "{done:?}");
     yard.close().await;
 }
@@ -171,6 +186,66 @@ async fn after_the_host_was_restarted_boxes_are_stopped_and_start_with_their_dis
     }
 }
 
+/// A file system of the host's own, mounted for a test.
+struct Native(tempfile::TempDir);
+
+impl Native {
+    fn mount() -> Self {
+        let place = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (image, folder) = (place.path().join("image"), place.path().join("mounted"));
+        fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let run = |program: &str, arguments: &[&Path]| {
+            assert!(Command::new(program).args(arguments).output().unwrap().status.success(), "{program}");
+        };
+        run("mkfs.btrfs", &[&image]);
+        run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &folder]);
+        Self(place)
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.0.path().join("mounted")
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.folder(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_btrfs_of_the_hosts_own_quotas_are_used_and_not_switched_on_unasked() {
+    let native = Native::mount();
+    let data = native.folder().join("data");
+    let yard = Yard::open_with(|config| {
+        config.data_dir = data.clone();
+        config.storage = StorageChoice::Auto;
+    })
+    .await;
+    assert!(!yard.engine.abilities().disk_limit);
+    assert!(!data.join("pool.img").exists());
+    let ill: Vec<_> =
+        check_host(&yard.config).into_iter().filter(|check| check.name == "boxes' disks" && !check.ok).collect();
+    assert!(ill.len() == 1 && ill[0].remedy.contains("btrfs quota enable"), "{ill:?}");
+    let id = yard.make_limited(limited(100)).await;
+    yard.sh(&id, "dd if=/dev/urandom of=/root/big bs=1M count=20; sync").await;
+    let snapshot = SnapshotId::from_entropy(rand::random());
+    let saved = yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+    assert!((20 << 20..22 << 20).contains(&saved.size_bytes), "{saved:?}");
+
+    let yard = yard.reopen_with(|config| config.storage = StorageChoice::Btrfs).await;
+    assert!(yard.engine.abilities().disk_limit);
+    let copy = BoxSpec { from: Some(snapshot.clone()), ..spec(limited(100)) };
+    yard.engine.create(&copy).await.map_err(explain).unwrap();
+    let done = yard.sh(&copy.id, "stat -c %s /root/big; dd if=/dev/zero of=/more bs=1M count=200").await;
+    assert!(done.out == "20971520\n" && done.err.contains("quota exceeded"), "{done:?}");
+    yard.engine.remove(&copy.id).await.map_err(explain).unwrap();
+    yard.engine.remove(&id).await.map_err(explain).unwrap();
+    yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+    yard.engine.close().await.map_err(explain).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_cannot_be_mounted_keeps_the_server_from_starting() {
     let yard = Yard::with(StorageChoice::Dir).await;
@@ -178,7 +253,9 @@ async fn a_pool_that_cannot_be_mounted_keeps_the_server_from_starting() {
     yard.close().await;
     fs::create_dir_all(&config.data_dir).unwrap();
     fs::write(config.data_dir.join("pool.img"), vec![0; 1 << 20]).unwrap();
-    let error = super::yard::open(crate::local::LocalConfig { storage: StorageChoice::Auto, ..config.clone() }).await.unwrap_err();
+    let error = super::yard::open(crate::local::LocalConfig { storage: StorageChoice::Auto, ..config.clone() })
+        .await
+        .unwrap_err();
     assert!(error.contains("preparing the boxes' disks") && error.contains("pool.img"), "{error}");
     let loops = Command::new("losetup").arg("--list").output().unwrap();
     let data = config.data_dir.to_str().unwrap();

@@ -160,7 +160,8 @@ async fn boxes_and_snapshots_of_another_kind_of_storage_go_on_to_be_useful() {
     assert_eq!(yard.sh(&id, "cat /root/file").await.out, "plain\n");
     let copy = BoxSpec { limits: Limits { disk_bytes: 100 << 20, ..LIMITS }, ..from(&snapshot) };
     yard.engine.create(&copy).await.map_err(explain).unwrap();
-    let done = yard.sh(&copy.id, "cat /root/file; ls /etc/debian_version; dd if=/dev/zero of=/big bs=1M count=200").await;
+    let done =
+        yard.sh(&copy.id, "cat /root/file; ls /etc/debian_version; dd if=/dev/zero of=/big bs=1M count=200").await;
     assert!(done.out == "plain\n" && done.err.contains("quota exceeded"), "{done:?}");
     let pooled = new_id();
     yard.sh(&copy.id, "rm /big").await;

@@ -45,7 +45,12 @@ impl Drop for AfterFailure {
             nft delete table inet boxyard_$TAG
             ip -o addr show label lo:by$TAG | while read a b c d e; do ip addr del $d dev lo; done
             rm -rf /run/boxyard-$TAG";
-        let _ = Command::new("sh").args(["-c", script]).env("TAG", &self.tag).env("DATA", &self.data).stderr(Stdio::null()).status();
+        let _ = Command::new("sh")
+            .args(["-c", script])
+            .env("TAG", &self.tag)
+            .env("DATA", &self.data)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
