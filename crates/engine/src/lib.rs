@@ -223,10 +223,8 @@ impl EngineError {
     /// The same as [`broken`](Self::broken), but of the kind that an error of the file system's asks for: a full one may have room later.
     pub fn of_disk(doing: impl Into<String>, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
-        let kind = match source.kind() {
-            Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory | Io::FileTooLarge => ErrorKind::Exhausted,
-            _ => ErrorKind::Broken,
-        };
+        let full = [Io::StorageFull, Io::QuotaExceeded, Io::OutOfMemory, Io::FileTooLarge].contains(&source.kind());
+        let kind = if full { ErrorKind::Exhausted } else { ErrorKind::Broken };
         Self { kind, ..Self::broken(doing, source) }
     }
 

@@ -416,13 +416,13 @@ pub fn btrfs_limit(subvolume: BorrowedFd<'_>, limit: u64) -> io::Result<()> {
     btrfs(subvolume, const { btrfs_call(2, 43, 48) }, &mut page)
 }
 
-/// Switches quotas on for the file system of `folder`.
+/// Switches quotas on for the file system of `folder`, simple or full ones.
 ///
 /// # Errors
-/// What the kernel says. That they are on already is none.
-pub fn btrfs_enable_quotas(folder: BorrowedFd<'_>) -> io::Result<()> {
+/// What the kernel says; `EINVAL` when it has no simple ones. That quotas are on already is none.
+pub fn btrfs_enable_quotas(folder: BorrowedFd<'_>, simple: bool) -> io::Result<()> {
     let mut page = Box::new([0; 512]);
-    page[0] = 1;
+    page[0] = if simple { 4 } else { 1 };
     btrfs(folder, const { btrfs_call(3, 40, 16) }, &mut page)
 }
 
@@ -446,11 +446,11 @@ pub fn btrfs_subvolume_id(folder: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(page[0])
 }
 
-/// Bytes that the subvolume with this id refers to; `None` where it is not counted.
+/// Bytes that the subvolume with this id is charged for; `None` where it is not counted.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn btrfs_referred(folder: BorrowedFd<'_>, subvolume: u64) -> io::Result<Option<u64>> {
+pub fn btrfs_charged(folder: BorrowedFd<'_>, subvolume: u64) -> io::Result<Option<u64>> {
     const QUOTA_TREE: u64 = 8;
     const INFO: u64 = 242;
     let mut page = Box::new([0; 512]);

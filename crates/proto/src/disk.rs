@@ -17,9 +17,21 @@ pub struct Disk {
     /// The subvolume that a new one starts as a copy of.
     #[serde(default)]
     pub from: Option<PathBuf>,
-    /// Bytes that the subvolume may refer to, metadata included. `None` where the file system has no quotas.
+    /// Bytes that the subvolume may be charged for, metadata included (see [`Quotas`]). `None` where the file system has no quotas.
     #[serde(default)]
     pub limit: Option<u64>,
+}
+
+/// How btrfs counts what subvolumes hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quotas {
+    /// Not at all; nothing is limited.
+    Off,
+    /// Whoever has written something is charged for it as long as anybody holds it (Linux 6.7 and newer).
+    Simple,
+    /// Everybody is charged for all that he holds.
+    Full,
 }
 
 /// One thing to do.
@@ -35,13 +47,13 @@ pub enum Order {
         /// The folder. What is mounted there already stays.
         at: PathBuf,
     },
-    /// Switches quotas on where they are off, if `enable` says so, and has them counted anew where the kernel gave up counting.
+    /// Switches quotas on where they are off and `enable` says so, and has them counted anew where the kernel gave up counting.
     /// Answered with [`Answer::Quotas`].
     Quotas {
         /// A folder of the file system.
         at: PathBuf,
-        /// Whether to switch them on.
-        enable: bool,
+        /// Which ones to switch on where they are off; [`Quotas::Simple`] means full ones on kernels without simple ones.
+        enable: Quotas,
     },
     /// Makes a subvolume as a launch would.
     Make(Disk),
@@ -64,7 +76,7 @@ pub enum Order {
         /// The subvolume.
         subvolume: PathBuf,
     },
-    /// How much each subvolume in a folder refers to. Answered with [`Answer::Sizes`].
+    /// How much each subvolume in a folder is charged for. Answered with [`Answer::Sizes`].
     Sizes {
         /// The folder.
         folder: PathBuf,
@@ -82,8 +94,8 @@ pub enum Answer {
     Done,
     /// What [`Order::Quotas`] found or made.
     Quotas {
-        /// Whether limits hold.
-        on: bool,
+        /// Which are on.
+        on: Quotas,
         /// The file system's id, as in `/sys/fs/btrfs`.
         id: String,
     },

@@ -15,7 +15,6 @@ use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
 use super::step;
-use super::storage::limit_over;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
@@ -71,8 +70,8 @@ impl LocalEngine {
             make_folder(&dir).map_err(|error| EngineError::of_disk("making the box's folder", error))?;
             record.write(&dir).map_err(|error| EngineError::of_disk("writing the box's record", error))?;
             step::done("create: recorded");
-            let limit = limit_over(spec.limits.disk_bytes, record.started_with);
-            let disk = storage.prepare(&spec.id, from.as_deref(), limit).await;
+            let budget = record.budget(&dir).map_err(broken("reading what the box was given"))?;
+            let disk = storage.prepare(&spec.id, from.as_deref(), budget).await;
             step::done("create: disk prepared");
             disk.map_err(|error| EngineError::of_disk("making the box's disk", error))
         };

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use boxyard_proto::BoxId;
 use serde::{Deserialize, Serialize};
 
-use super::storage::Kind;
+use super::storage::{Budget, Kind};
 use crate::BoxSpec;
 
 /// A box as it was asked for, and what it was given. Written before anything else of the box exists on the host and removed after
@@ -45,6 +46,9 @@ pub(super) struct SnapshotRecord {
     pub(super) storage: Kind,
     /// Bytes that it holds.
     pub(super) size_bytes: u64,
+    /// The box that was saved.
+    #[serde(default)]
+    pub(super) source: Option<BoxId>,
 }
 
 impl SnapshotRecord {
@@ -81,6 +85,7 @@ impl SnapshotRecord {
 
 const BOX: &str = "box.json";
 const SNAPSHOT: &str = "snapshot.json";
+const SAVED: &str = "saved.json";
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
@@ -100,6 +105,24 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<fs::File> {
 }
 
 impl Record {
+    /// What decides how much the box whose folder is `dir` may write.
+    ///
+    /// # Errors
+    /// What was noted cannot be read.
+    pub(super) fn budget(&self, dir: &Path) -> io::Result<Budget> {
+        let saved = read(&dir.join(SAVED))?.unwrap_or_default();
+        Ok(Budget { limit: self.spec.limits.disk_bytes, started_with: self.started_with, saved })
+    }
+
+    /// Notes what the box was charged for when it was last saved; 0 when it has no snapshots any more. In a file of its own: snapshots
+    /// are removed whatever is being done to the box at the same time.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn note_saved(&self, dir: &Path, saved: u64) -> io::Result<()> {
+        write(&dir.join(SAVED), saved.to_string().as_bytes()).map(drop)
+    }
+
     /// Reads the record of the box whose folder is `dir`; `None` when there is none.
     ///
     /// # Errors
@@ -119,8 +142,6 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use boxyard_proto::BoxId;
-
     use super::*;
     use crate::Limits;
 

@@ -20,7 +20,7 @@ use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::pause::Still;
-use super::record::SnapshotRecord;
+use super::record::{Record, SnapshotRecord};
 use super::step;
 use crate::{EngineError, ErrorKind, Saved};
 
@@ -68,15 +68,54 @@ impl LocalEngine {
         step::done("save: thawed");
 
         let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
-        let snapshot =
-            SnapshotRecord { layers: record.layers, image_env: record.image_env, storage: record.storage, size_bytes };
+        let snapshot = SnapshotRecord {
+            layers: record.layers.clone(),
+            image_env: record.image_env.clone(),
+            storage: record.storage,
+            size_bytes,
+            source: Some(id.clone()),
+        };
+        // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
+        let charged = storage.charged(id).await.map_err(saving("measuring the box's disk"))?;
+        let limited = self.limit_anew(id, &record, charged).await;
+        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
         step::done("save: recorded");
         Ok(Saved { size_bytes })
     }
 
     pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
-        self.host.forget_snapshot(id).await.map_err(|error| EngineError::of_disk("removing the snapshot", error))
+        let removing = |error| EngineError::of_disk("removing the snapshot", error);
+        let record = SnapshotRecord::read(&self.host.snapshot(id)).unwrap_or_default();
+        self.host.forget_snapshot(id).await.map_err(removing)?;
+        match record.and_then(|record| record.source) {
+            Some(source) => self.take_back(&source).await.map_err(removing),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes back what the box was given to write for the sake of its snapshots, if it has none any more.
+    async fn take_back(&self, source: &BoxId) -> io::Result<()> {
+        let dir = self.host.instance.of(source);
+        let Ok(Some(record)) = Record::read(&dir) else { return Ok(()) };
+        // What is being saved at this moment counts as well, whose ever it is.
+        if record.budget(&dir)?.saved == 0 || !self.host.saving().is_empty() {
+            return Ok(());
+        }
+        for other in self.host.known_snapshots()? {
+            let other = SnapshotRecord::read(&self.host.snapshot(&other)).unwrap_or_default();
+            if other.and_then(|other| other.source).as_ref() == Some(source) {
+                return Ok(());
+            }
+        }
+        self.limit_anew(source, &record, 0).await
+    }
+
+    /// Notes what a box was charged for when it was saved, and limits it accordingly.
+    async fn limit_anew(&self, id: &BoxId, record: &Record, saved: u64) -> io::Result<()> {
+        let dir = self.host.instance.of(id);
+        record.note_saved(&dir, saved)?;
+        self.host.storages.of(record.storage)?.limit(id, record.budget(&dir)?).await
     }
 
     pub(super) async fn list_snapshots(&self) -> Result<Vec<SnapshotId>, EngineError> {

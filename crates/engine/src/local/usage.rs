@@ -29,7 +29,8 @@ impl LocalEngine {
         }
         if self.host.storages.has(record.storage, id) {
             let storage = self.host.storages.of(record.storage).map_err(broken(reading))?;
-            match storage.used(id).await {
+            let budget = record.budget(&self.host.instance.of(id)).map_err(broken(reading))?;
+            match storage.used(id, budget).await {
                 Ok(bytes) => usage.disk_bytes = bytes,
                 // Files of a running box may move while they are counted.
                 Err(error) => tracing::debug!(%id, %error, "what the box has on its disk cannot be counted"),

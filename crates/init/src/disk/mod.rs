@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use boxyard_proto::disk::{Answer, Order};
 
-pub use self::subvolume::make;
+pub use self::subvolume::{Made, make};
 use crate::trouble::{Doing, Trouble};
 
 /// Bytes of an order at most.
@@ -39,7 +39,7 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
     match order {
         Order::Mount { image, at } => pool::mount(&image, &at)?,
         Order::Quotas { at, enable } => return pool::quotas(&at, enable),
-        Order::Make(disk) => make(&disk)?,
+        Order::Make(disk) => make(&disk)?.finish()?,
         Order::Flush { subvolume, draft } => {
             subvolume::snapshot(&subvolume, &draft)?;
             subvolume::destroy(&draft)?;

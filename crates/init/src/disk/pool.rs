@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use boxyard_proto::disk::Answer;
+use boxyard_proto::disk::{Answer, Quotas};
 use rustix::fs::{CWD, Mode, OFlags, openat, statfs};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -128,31 +128,43 @@ fn attach(image: &Path) -> Result<(PathBuf, fs::File), Trouble> {
 }
 
 /// Sees to quotas on the file system of `at`.
-pub fn quotas(at: &Path, enable: bool) -> Result<Answer, Trouble> {
+pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
     let folder = open(at)?;
     let id = sys::btrfs_id(folder.as_fd()).doing_with(|| format!("examining the file system of {}", at.display()))?;
     let id = uuid(id);
-    let state = |name: &str| fs::read_to_string(format!("/sys/fs/btrfs/{id}/qgroups/{name}")).unwrap_or_default();
-    if enable && state("enabled").trim() != "1" {
-        sys::btrfs_enable_quotas(folder.as_fd()).doing("switching quotas on")?;
-    }
-    let on = match state("enabled").trim() {
-        "1" => true,
-        // Kernels before 6.1 do not say; an own subvolume that is counted does.
-        "" => sys::btrfs_subvolume_id(folder.as_fd())
-            .and_then(|id| sys::btrfs_referred(folder.as_fd(), id))
-            .doing("looking for quotas")?
-            .is_some(),
-        _ => false,
+    let state = |name: &str| {
+        let text = fs::read_to_string(format!("/sys/fs/btrfs/{id}/qgroups/{name}")).unwrap_or_default();
+        text.trim().to_owned()
     };
-    if on {
+    if enable != Quotas::Off && state("enabled") != "1" {
+        let enabled = match sys::btrfs_enable_quotas(folder.as_fd(), enable == Quotas::Simple) {
+            Err(error) if enable == Quotas::Simple && error.raw_os_error() == Some(libc::EINVAL) => {
+                sys::btrfs_enable_quotas(folder.as_fd(), false)
+            }
+            enabled => enabled,
+        };
+        enabled.doing("switching quotas on")?;
+    }
+    let on = match (state("enabled").as_str(), state("mode").as_str()) {
+        ("1", "squota") => Quotas::Simple,
+        ("1", _) => Quotas::Full,
+        // Kernels before 6.1 do not say; an own subvolume that is counted does.
+        ("", _) => {
+            let counted = sys::btrfs_subvolume_id(folder.as_fd())
+                .and_then(|id| sys::btrfs_charged(folder.as_fd(), id))
+                .doing("looking for quotas")?;
+            if counted.is_some() { Quotas::Full } else { Quotas::Off }
+        }
+        _ => Quotas::Off,
+    };
+    if on == Quotas::Full {
         // By default the kernel gives up counting when it frees a large subvolume: quicker, and the end of all limits.
         let threshold = format!("/sys/fs/btrfs/{id}/qgroups/drop_subtree_threshold");
         match fs::write(&threshold, "8") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing("setting the quotas up"),
             _ => {}
         }
-        if state("inconsistent").trim() == "1" {
+        if state("inconsistent") == "1" {
             match sys::btrfs_count_again(folder.as_fd()) {
                 Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                     return Err(error).doing("counting what subvolumes use");

@@ -20,9 +20,29 @@ const ROOT: u64 = 256;
 /// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
 const WORK_DEPTH: u32 = 4;
 
+/// Bytes that a box needs on its disk to be started: some folders of overlay's and some small files.
+const START_ROOM: u64 = 2 << 20;
+
+/// A disk that is ready for its box to be started on it.
+#[derive(Debug)]
+pub struct Made {
+    subvolume: OwnedFd,
+    limit: Option<u64>,
+}
+
+impl Made {
+    /// The box has started: its limit holds from here on.
+    pub fn finish(&self) -> Result<(), Trouble> {
+        match self.limit {
+            Some(limit) => sys::btrfs_limit(self.subvolume.as_fd(), limit).doing("limiting the box's disk"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Makes the disk of a box, or finishes making it; what is on it stays. What overlay shows as the root of the box has the mode of
-/// `upper`.
-pub fn make(disk: &Disk) -> Result<(), Trouble> {
+/// `upper`. A disk that is full gets a little room until [`Made::finish`]: else its box could never be started again.
+pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     let doing = || format!("making the subvolume {}", disk.subvolume.display());
     let (parent, name) = place(&disk.subvolume)?;
     let from = match &disk.from {
@@ -37,11 +57,14 @@ pub fn make(disk: &Disk) -> Result<(), Trouble> {
     if fstat(&subvolume).doing_with(doing)?.st_ino != ROOT {
         return Err(Trouble::new(doing(), "a folder is in its place"));
     }
-    if (!made || from.is_some())
-        && let Some(limit) = disk.limit
-    {
-        // It may be another one than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
-        sys::btrfs_limit(subvolume.as_fd(), limit).doing("limiting the box's disk")?;
+    // It may be another limit than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
+    let limit = disk.limit.filter(|_| !made || from.is_some());
+    if let Some(limit) = limit {
+        let charged = sys::btrfs_subvolume_id(subvolume.as_fd())
+            .and_then(|id| sys::btrfs_charged(subvolume.as_fd(), id))
+            .doing("measuring the box's disk")?;
+        let room = charged.unwrap_or_default().saturating_add(START_ROOM);
+        sys::btrfs_limit(subvolume.as_fd(), limit.max(room)).doing("limiting the box's disk")?;
     }
     if from.is_some() {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
@@ -60,7 +83,7 @@ pub fn make(disk: &Disk) -> Result<(), Trouble> {
     if made {
         fchmod(&subvolume, Mode::from_raw_mode(0o700)).doing_with(doing)?;
     }
-    Ok(())
+    Ok(Made { subvolume, limit })
 }
 
 /// Makes a read-only copy, which is on the disk when this returns.
@@ -80,7 +103,7 @@ pub fn destroy(subvolume: &Path) -> Result<(), Trouble> {
     }
 }
 
-/// Bytes that the subvolumes in `folder` refer to.
+/// Bytes that the subvolumes in `folder` are charged for.
 pub fn sizes(folder: &Path, only: Option<&str>) -> Result<BTreeMap<String, u64>, Trouble> {
     let doing = || format!("measuring the subvolumes in {}", folder.display());
     let folder = openat(CWD, folder, FOLDER, Mode::empty()).doing_with(doing)?;
@@ -121,7 +144,7 @@ fn size(folder: &OwnedFd, name: &str) -> io::Result<Option<u64>> {
     if fstat(&subvolume)?.st_ino != ROOT {
         return Ok(None);
     }
-    sys::btrfs_referred(subvolume.as_fd(), sys::btrfs_subvolume_id(subvolume.as_fd())?)
+    sys::btrfs_charged(subvolume.as_fd(), sys::btrfs_subvolume_id(subvolume.as_fd())?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {

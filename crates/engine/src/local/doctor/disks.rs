@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use boxyard_proto::disk::{Answer, Order};
+use boxyard_proto::disk::{Answer, Order, Quotas};
 use rustix::fs::statvfs;
 
 use super::super::storage::{POOL_IMAGE, StorageChoice, is_btrfs, mkfs_program};
@@ -84,10 +84,10 @@ fn pool(data: &Path, image: &Path) -> Verdict {
 
 /// The data folder's own btrfs: limits need its quotas.
 fn quotas(config: &LocalConfig) -> Verdict {
-    let order = Order::Quotas { at: existing(&config.data_dir), enable: false };
+    let order = Order::Quotas { at: existing(&config.data_dir), enable: Quotas::Off };
     let asked = serde_json::to_vec(&order).map_err(std::io::Error::from).and_then(|order| ask(&config.init, &order));
     match asked {
-        Ok(Answer::Quotas { on: true, .. }) => Ok(()),
+        Ok(Answer::Quotas { on: Quotas::Simple | Quotas::Full, .. }) => Ok(()),
         _ if config.storage == StorageChoice::Btrfs => Ok(()),
         _ => wrong(
             "quotas are off on the data folder's file system, so boxes' disks are not limited",

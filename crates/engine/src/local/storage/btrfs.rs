@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use boxyard_proto::disk::{Answer, Disk, Order};
+use boxyard_proto::disk::{Answer, Disk, Order, Quotas};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::Mutex;
 
-use super::{Storage, copy, entries, walk};
+use super::{Budget, Storage, copy, entries, walk};
 use crate::local::disk::DiskTool;
 use crate::local::step;
 
@@ -25,13 +25,15 @@ const SIZES_AGE: Duration = Duration::from_secs(1);
 pub(super) struct Subvolumes {
     root: PathBuf,
     tool: Arc<DiskTool>,
-    quotas: bool,
+    quotas: Quotas,
+    walked: walk::Sizes,
     sizes: Mutex<Option<(Instant, BTreeMap<String, u64>)>>,
 }
 
 impl Subvolumes {
-    /// Uses `root`, which is on btrfs, and removes what saves left there that were broken off. `enable` says to switch quotas on.
-    pub(super) async fn open(root: &Path, tool: &Arc<DiskTool>, enable: bool) -> io::Result<Self> {
+    /// Uses `root`, which is on btrfs, and removes what saves left there that were broken off. `enable` says which quotas to
+    /// switch on.
+    pub(super) async fn open(root: &Path, tool: &Arc<DiskTool>, enable: Quotas) -> io::Result<Self> {
         for folder in [root.to_owned(), root.join("boxes"), root.join("snapshots")] {
             match fs::DirBuilder::new().mode(0o700).create(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -40,12 +42,18 @@ impl Subvolumes {
         }
         let quotas = match tool.order(Order::Quotas { at: root.to_owned(), enable }).await? {
             Answer::Quotas { on, .. } => on,
-            Answer::Done | Answer::Sizes { .. } | Answer::Failed { .. } => false,
+            Answer::Done | Answer::Sizes { .. } | Answer::Failed { .. } => Quotas::Off,
         };
-        if !quotas {
+        if quotas == Quotas::Off {
             tracing::warn!(folder = %root.display(), "quotas are off on this file system: boxes' disks are not limited");
         }
-        let subvolumes = Self { root: root.to_owned(), tool: Arc::clone(tool), quotas, sizes: Mutex::new(None) };
+        let subvolumes = Self {
+            root: root.to_owned(),
+            tool: Arc::clone(tool),
+            quotas,
+            walked: walk::Sizes::default(),
+            sizes: Mutex::new(None),
+        };
         for name in entries(&root.join("snapshots"))?.into_iter().filter(|name| name.starts_with('.')) {
             subvolumes.destroy(root.join("snapshots").join(name)).await?;
         }
@@ -55,10 +63,6 @@ impl Subvolumes {
     /// Where a disk is put together that is copied here.
     fn draft(&self, id: &BoxId) -> PathBuf {
         self.root.join("boxes").join(format!(".{id}"))
-    }
-
-    fn limit(&self, limit: u64) -> Option<u64> {
-        (self.quotas && limit <= i64::MAX.cast_unsigned()).then_some(limit)
     }
 
     async fn destroy(&self, subvolume: PathBuf) -> io::Result<()> {
@@ -88,16 +92,16 @@ impl Storage for Subvolumes {
     }
 
     fn limits(&self) -> bool {
-        self.quotas
+        self.quotas != Quotas::Off
     }
 
     fn copies(&self, from: &Path) -> bool {
         !from.starts_with(&self.root)
     }
 
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, limit: u64) -> io::Result<Option<Disk>> {
+    async fn prepare(&self, id: &BoxId, from: Option<&Path>, budget: Budget) -> io::Result<Option<Disk>> {
         let subvolume = self.disk(id);
-        let disk = Disk { subvolume: subvolume.clone(), from: None, limit: self.limit(limit) };
+        let disk = Disk { subvolume: subvolume.clone(), from: None, limit: budget.charge(self.quotas) };
         let Some(from) = from else { return Ok(Some(disk)) };
         if !self.copies(from) {
             return Ok(Some(Disk { from: Some(from.to_owned()), ..disk }));
@@ -128,16 +132,18 @@ impl Storage for Subvolumes {
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
-        if !self.quotas {
+        if self.quotas != Quotas::Full {
+            // Nothing changes in there, so this is exact.
             return walk::measure(self.saved(id).join("upper")).await;
         }
         let sizes = self.sizes_in("snapshots", Some(id.as_str())).await?;
         sizes.get(id.as_str()).copied().ok_or_else(|| io::Error::other("the file system does not count the snapshot"))
     }
 
-    async fn used(&self, id: &BoxId) -> io::Result<u64> {
-        if !self.quotas {
-            return walk::measure(self.disk(id).join("upper")).await;
+    async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {
+        let charged_for_others = budget.started_with > 0 || budget.saved > 0;
+        if self.quotas == Quotas::Off || (self.quotas == Quotas::Simple && charged_for_others) {
+            return self.walked.measure(id, self.disk(id).join("upper")).await;
         }
         let mut sizes = self.sizes.lock().await;
         let known = sizes.as_ref().filter(|(at, bytes)| at.elapsed() < SIZES_AGE && bytes.contains_key(id.as_str()));
@@ -145,6 +151,22 @@ impl Storage for Subvolumes {
             *sizes = Some((Instant::now(), self.sizes_in("boxes", None).await?));
         }
         Ok(sizes.as_ref().and_then(|(_, bytes)| bytes.get(id.as_str())).copied().unwrap_or_default())
+    }
+
+    async fn charged(&self, id: &BoxId) -> io::Result<u64> {
+        if self.quotas != Quotas::Simple {
+            return Ok(0);
+        }
+        Ok(self.sizes_in("boxes", Some(id.as_str())).await?.get(id.as_str()).copied().unwrap_or_default())
+    }
+
+    async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
+        // Full quotas do not mind who else holds something.
+        if self.quotas != Quotas::Simple || !self.disk(id).exists() {
+            return Ok(());
+        }
+        let disk = Disk { subvolume: self.disk(id), from: None, limit: budget.charge(self.quotas) };
+        self.tool.order(Order::Make(disk)).await.map(drop)
     }
 
     async fn remove(&self, id: &BoxId) -> io::Result<()> {

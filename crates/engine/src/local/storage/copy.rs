@@ -144,7 +144,12 @@ impl Visitor for Copy {
                 chmodat(here, name, mode(stat), AtFlags::empty())?;
                 utimensat(here, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            _ => return Ok(()),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Directory
+            | FileType::Unknown => return Ok(()),
         }
         if stat.st_nlink > 1 {
             linkat(self.here()?, name, &self.links, &number, AtFlags::empty())?;

@@ -1,39 +1,30 @@
 //! Disks in plain folders, beside the boxes' records: for any file system.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use boxyard_proto::disk::Disk;
 use boxyard_proto::{BoxId, SnapshotId};
 
-use super::{Storage, copy, walk};
+use super::{Budget, Storage, copy, walk};
 use crate::local::step;
 use crate::local::trash::Trash;
-
-/// How old the size of a disk may be that is told: finding it takes a look at every file.
-const SIZE_AGE: Duration = Duration::from_secs(60);
 
 /// Disks in the folders of boxes and snapshots.
 #[derive(Debug)]
 pub(super) struct Folders {
     data: PathBuf,
     trash: Arc<Trash>,
-    sizes: Mutex<HashMap<BoxId, (Instant, u64)>>,
+    sizes: walk::Sizes,
 }
 
 impl Folders {
     pub(super) fn new(data: &Path, trash: &Arc<Trash>) -> Self {
-        Self { data: data.to_owned(), trash: Arc::clone(trash), sizes: Mutex::default() }
-    }
-
-    fn sizes(&self) -> MutexGuard<'_, HashMap<BoxId, (Instant, u64)>> {
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { data: data.to_owned(), trash: Arc::clone(trash), sizes: walk::Sizes::default() }
     }
 
     /// Copies `from` into the folder `into`, which is there only when it is complete.
@@ -75,7 +66,7 @@ impl Storage for Folders {
         true
     }
 
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, _limit: u64) -> io::Result<Option<Disk>> {
+    async fn prepare(&self, id: &BoxId, from: Option<&Path>, _budget: Budget) -> io::Result<Option<Disk>> {
         let disk = self.disk(id);
         let upper = disk.join("upper");
         if let Some(from) = from
@@ -110,18 +101,16 @@ impl Storage for Folders {
         walk::measure(self.saved(id).join("upper")).await
     }
 
-    async fn used(&self, id: &BoxId) -> io::Result<u64> {
-        let known = self.sizes().get(id).copied();
-        if let Some((at, bytes)) = known
-            && at.elapsed() < SIZE_AGE
-        {
-            return Ok(bytes);
-        }
-        let bytes = walk::measure(self.disk(id).join("upper")).await?;
-        let mut sizes = self.sizes();
-        sizes.retain(|_, (at, _)| at.elapsed() < SIZE_AGE);
-        sizes.insert(id.clone(), (Instant::now(), bytes));
-        Ok(bytes)
+    async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {
+        self.sizes.measure(id, self.disk(id).join("upper")).await
+    }
+
+    async fn charged(&self, _id: &BoxId) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    async fn limit(&self, _id: &BoxId, _budget: Budget) -> io::Result<()> {
+        Ok(())
     }
 
     async fn remove(&self, _id: &BoxId) -> io::Result<()> {

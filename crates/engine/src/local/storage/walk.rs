@@ -3,14 +3,16 @@
 //! One folder is open at a time. The way up is `..`, which is trusted only as far as it leads where we came from; no link is followed,
 //! and nothing is opened but folders.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use boxyard_proto::BoxId;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -20,6 +22,9 @@ pub(super) const FOLDER: OFlags =
 
 /// Files of one box that are gone through at most.
 const FILES_MAX: u64 = 20_000_000;
+
+/// How old a size may be that is told instead of another walk.
+const SIZE_AGE: Duration = Duration::from_secs(60);
 
 /// Walks at once. Each keeps a thread and the disk busy.
 static ROOM: Semaphore = Semaphore::const_new(2);
@@ -132,6 +137,30 @@ pub(super) async fn measure(top: PathBuf) -> io::Result<u64> {
         Ok(sum.bytes)
     })
     .await
+}
+
+/// Sizes of boxes' disks that were found by a look at every file, for a while.
+#[derive(Debug, Default)]
+pub(super) struct Sizes(Mutex<HashMap<BoxId, (Instant, u64)>>);
+
+impl Sizes {
+    /// What [`measure`] says of the box's disk, or said not long ago.
+    pub(super) async fn measure(&self, id: &BoxId, top: PathBuf) -> io::Result<u64> {
+        if let Some((at, bytes)) = self.known().get(id).copied()
+            && at.elapsed() < SIZE_AGE
+        {
+            return Ok(bytes);
+        }
+        let bytes = measure(top).await?;
+        let mut known = self.known();
+        known.retain(|_, (at, _)| at.elapsed() < SIZE_AGE);
+        known.insert(id.clone(), (Instant::now(), bytes));
+        Ok(bytes)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<BoxId, (Instant, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]

@@ -8,6 +8,7 @@ use boxyard_proto::SnapshotId;
 use rustix::fs::statvfs;
 
 use super::yard::{LIMITS, Yard, explain, spec};
+use crate::local::storage::Budget;
 use crate::local::{StorageChoice, check_host};
 use crate::{BoxSpec, Engine, ErrorKind, Limits, ObservedState, Resumed};
 
@@ -19,7 +20,14 @@ fn limited(mebibytes: u64) -> Limits {
 async fn disk_bytes(yard: &Yard, id: &boxyard_proto::BoxId) -> u64 {
     let pool = fs::File::open(yard.config.data_dir.join("pool")).unwrap();
     rustix::fs::syncfs(&pool).unwrap();
-    yard.engine.host.storages.of(yard.engine.host.storages.default_kind()).unwrap().used(id).await.unwrap()
+    yard.engine
+        .host
+        .storages
+        .of(yard.engine.host.storages.default_kind())
+        .unwrap()
+        .used(id, Budget::default())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,23 +87,25 @@ async fn a_copy_has_the_limit_of_its_own_box_and_deleting_makes_room_though_a_sn
     assert!((150 << 20..160 << 20).contains(&saved.size_bytes), "{saved:?}");
     let done = yard.sh(&id, "rm /big; sync; dd if=/dev/urandom of=/new bs=1M count=150 && echo ok").await;
     assert_eq!(done.out, "ok\n", "{done:?}");
-    // One that is smaller than what it starts with may still write a little.
-    let small = BoxSpec { from: Some(snapshot.clone()), ..spec(limited(100)) };
-    yard.engine.create(&small).await.map_err(explain).unwrap();
-    let done = yard
-        .sh(&small.id, "dd if=/dev/zero of=/a bs=1M count=40 && echo ok; dd if=/dev/zero of=/b bs=1M count=60")
-        .await;
-    assert!(done.out == "ok\n" && done.err.contains("quota exceeded"), "{done:?}");
-    // A larger one gets all of its own.
-    let large = BoxSpec { from: Some(snapshot), ..spec(limited(400)) };
-    yard.engine.create(&large).await.map_err(explain).unwrap();
-    let done = yard
-        .sh(
-            &large.id,
-            "dd if=/dev/zero of=/a bs=1M count=200 2>/dev/null && echo ok; dd if=/dev/zero of=/b bs=1M count=80",
-        )
-        .await;
-    assert!(done.out == "ok\n" && done.err.contains("quota exceeded"), "{done:?}");
+    let write =
+        |name: &str, count| format!("dd if=/dev/urandom of=/{name} bs=1M count={count} 2>/dev/null && echo {name}");
+    // One that is smaller than what it starts with may still write a little, and a larger one what it has more.
+    let copies = [(100, ["a", "b"], [40, 60]), (400, ["a", "b"], [200, 80])];
+    for (size, [fits, too_much], [first, second]) in copies {
+        let copy = BoxSpec { from: Some(snapshot.clone()), ..spec(limited(size)) };
+        yard.engine.create(&copy).await.map_err(explain).unwrap();
+        let done = yard.sh(&copy.id, &format!("{}; {}", write(fits, first), write(too_much, second))).await;
+        assert_eq!(done.out, format!("{fits}\n"), "{size}: {done:?}");
+        // Started again it has the same limit.
+        yard.engine.stop(&copy.id).await.map_err(explain).unwrap();
+        yard.engine.resume(&copy.id).await.map_err(explain).unwrap();
+        assert_eq!(yard.sh(&copy.id, &write(too_much, second)).await.out, "", "{size}");
+        let used = yard.engine.usage(&copy.id).await.unwrap().disk_bytes;
+        assert!(used >= (150 + first) << 20 && used < (150 + first + second + 20) << 20, "{used}");
+    }
+    // Without its snapshot the first box has what it had.
+    yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+    assert_eq!(yard.sh(&id, &write("more", 100)).await.out, "");
     yard.close().await;
 }
 
