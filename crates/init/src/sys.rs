@@ -465,6 +465,46 @@ pub fn btrfs_charged(folder: BorrowedFd<'_>, subvolume: u64) -> io::Result<Optio
     Ok((page[8] & 0xFFFF_FFFF == 1).then_some(page[18]))
 }
 
+/// Goes on adding up what the files of `folder`'s subvolume hold, from the file with the number `first` on. Returns how many files it
+/// came by, their bytes, and the number to go on with, or `None` when that was all.
+///
+/// # Errors
+/// What the kernel says.
+pub fn btrfs_add_up(folder: BorrowedFd<'_>, first: u64) -> io::Result<(u64, u64, Option<u64>)> {
+    const CALL: u64 = btrfs_call(3, 17, 112);
+    const INODE: u32 = 1;
+    /// Bytes of the question, of an item's header, and before what we want of an item.
+    const QUESTION: usize = 112;
+    const HEADER: usize = 32;
+    const BEFORE_NBYTES: usize = 24;
+    const ANSWER: usize = 256 * 1024;
+    // `struct btrfs_ioctl_search_args_v2`: this subvolume's tree; the least and the largest number, offset and generation; two types,
+    // which only count where the numbers are equal; how many; and, after four unused ones, the bytes of the answer.
+    let any_type = u64::from(u32::MAX) << 32;
+    let question =
+        [0, first, u64::MAX, 0, u64::MAX, 0, u64::MAX, any_type, u64::from(u32::MAX), 0, 0, 0, 0, ANSWER as u64];
+    let mut text = vec![0_u8; QUESTION + ANSWER];
+    for (word, bytes) in question.iter().zip(text.chunks_exact_mut(8)) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    // SAFETY: the kernel reads the question and writes as many bytes after it as the question says, which are there.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, folder.as_raw_fd(), CALL, text.as_mut_ptr()) })?;
+    let u64_at = |at: usize| text.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    let u32_at = |at: usize| text.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    let (mut count, mut sum, mut last, mut at) = (0_u64, 0_u64, None, QUESTION);
+    for _ in 0..u32_at(64) {
+        // Generation, number, offset; type and length. In an inode: generation twice, size, and the bytes on the disk.
+        last = Some(u64_at(at + 8));
+        if u32_at(at + 24) == INODE {
+            count += 1;
+            sum = sum.saturating_add(u64_at(at + HEADER + BEFORE_NBYTES));
+        }
+        at += HEADER + usize::try_from(u32_at(at + 28)).unwrap_or(ANSWER);
+    }
+    // A file's inode comes first of all that there is of it, so the rest of the last file is of no interest.
+    Ok((count, sum, last.and_then(|last| last.max(first).checked_add(1))))
+}
+
 /// The id of the file system of `folder`.
 ///
 /// # Errors

@@ -76,6 +76,11 @@ pub enum Order {
         /// The subvolume.
         subvolume: PathBuf,
     },
+    /// How much the files of a subvolume hold, whoever shares it. Answered with [`Answer::Sizes`] of this one subvolume.
+    Measure {
+        /// The subvolume.
+        subvolume: PathBuf,
+    },
     /// How much each subvolume in a folder is charged for. Answered with [`Answer::Sizes`].
     Sizes {
         /// The folder.

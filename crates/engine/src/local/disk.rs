@@ -70,7 +70,7 @@ fn subject(order: &Order) -> &Path {
         Order::Make(disk) => &disk.subvolume,
         Order::Flush { draft, .. } => draft,
         Order::Snapshot { into, .. } => into,
-        Order::Destroy { subvolume } => subvolume,
+        Order::Destroy { subvolume } | Order::Measure { subvolume } => subvolume,
         Order::Sizes { folder, .. } => folder,
     }
 }

@@ -49,6 +49,10 @@ impl LocalEngine {
                 return Ok(Resumed::Thawed);
             }
         }
+        // Another address and link than before: the kernel takes some hundredths of a second to remove the old link.
+        let ended = self.host.end(id).await;
+        ended.map_err(broken("ending what is left of the box"))?;
+        self.host.slots().change(id);
         self.make(&record.spec).await?;
         Ok(Resumed::Started)
     }

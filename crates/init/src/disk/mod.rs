@@ -5,6 +5,7 @@
 mod pool;
 mod subvolume;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
@@ -46,6 +47,11 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
         }
         Order::Snapshot { subvolume, into } => subvolume::snapshot(&subvolume, &into)?,
         Order::Destroy { subvolume } => subvolume::destroy(&subvolume)?,
+        Order::Measure { subvolume } => {
+            let name = subvolume.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let bytes = BTreeMap::from([(name, subvolume::measure(&subvolume)?)]);
+            return Ok(Answer::Sizes { bytes });
+        }
         Order::Sizes { folder, name } => {
             return Ok(Answer::Sizes { bytes: subvolume::sizes(&folder, name.as_deref())? });
         }

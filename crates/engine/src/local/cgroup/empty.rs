@@ -19,6 +19,11 @@ use super::{Cgroups, is_gone, remove_folder};
 /// How long killed processes may take to be gone. Only a process that is stuck in the kernel takes longer than a moment.
 const DEATH_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The kernel tells of changes of a group once in ten milliseconds at most, and a change that follows another is told of that much
+/// later. Freezing and dying take less, so the file is looked at some times before that.
+const LOOKS: u32 = 12;
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 impl Cgroups {
     /// Kills every process of the box and tells the kernel only: returns before they are gone. For places that cannot wait.
     pub(in crate::local) fn kill_now(&self, id: &BoxId) -> io::Result<()> {
@@ -74,6 +79,7 @@ pub(super) async fn wait_for(group: &Path, wanted: &str, deadline: Duration, lat
     };
     let wait = async {
         let events = watch(file.into(), Interest::PRIORITY)?;
+        let mut looks = 0;
         loop {
             let mut text = [0; 256];
             let length = match rustix::io::pread(events.get_ref(), &mut text, 0) {
@@ -84,7 +90,15 @@ pub(super) async fn wait_for(group: &Path, wanted: &str, deadline: Duration, lat
                 return Ok(());
             }
             // Cleared before the next read, so that a change in between is not lost.
-            events.ready(Interest::PRIORITY).await?.clear_ready();
+            let told = events.ready(Interest::PRIORITY);
+            if looks < LOOKS {
+                looks += 1;
+                if let Ok(told) = timeout(LOOK_AGAIN, told).await {
+                    told?.clear_ready();
+                }
+            } else {
+                told.await?.clear_ready();
+            }
         }
     };
     timeout(deadline, wait).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))?

@@ -26,7 +26,7 @@ pub(super) struct Subvolumes {
     root: PathBuf,
     tool: Arc<DiskTool>,
     quotas: Quotas,
-    walked: walk::Sizes,
+    measured: walk::Sizes,
     sizes: Mutex<Option<(Instant, BTreeMap<String, u64>)>>,
 }
 
@@ -51,7 +51,7 @@ impl Subvolumes {
             root: root.to_owned(),
             tool: Arc::clone(tool),
             quotas,
-            walked: walk::Sizes::default(),
+            measured: walk::Sizes::default(),
             sizes: Mutex::new(None),
         };
         for name in entries(&root.join("snapshots"))?.into_iter().filter(|name| name.starts_with('.')) {
@@ -70,6 +70,14 @@ impl Subvolumes {
             return Ok(());
         }
         self.tool.order(Order::Destroy { subvolume }).await.map(drop)
+    }
+
+    /// Bytes that the files of a subvolume hold, whoever else holds them.
+    async fn measure(&self, subvolume: PathBuf) -> io::Result<u64> {
+        match self.tool.order(Order::Measure { subvolume }).await? {
+            Answer::Sizes { bytes } => Ok(bytes.values().sum()),
+            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
+        }
     }
 
     async fn sizes_in(&self, folder: &str, name: Option<&str>) -> io::Result<BTreeMap<String, u64>> {
@@ -133,8 +141,7 @@ impl Storage for Subvolumes {
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
         if self.quotas != Quotas::Full {
-            // Nothing changes in there, so this is exact.
-            return walk::measure(self.saved(id).join("upper")).await;
+            return self.measure(self.saved(id)).await;
         }
         let sizes = self.sizes_in("snapshots", Some(id.as_str())).await?;
         sizes.get(id.as_str()).copied().ok_or_else(|| io::Error::other("the file system does not count the snapshot"))
@@ -143,7 +150,7 @@ impl Storage for Subvolumes {
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {
         let charged_for_others = budget.started_with > 0 || budget.saved > 0;
         if self.quotas == Quotas::Off || (self.quotas == Quotas::Simple && charged_for_others) {
-            return self.walked.measure(id, self.disk(id).join("upper")).await;
+            return self.measured.recall(id, self.measure(self.disk(id))).await;
         }
         let mut sizes = self.sizes.lock().await;
         let known = sizes.as_ref().filter(|(at, bytes)| at.elapsed() < SIZES_AGE && bytes.contains_key(id.as_str()));

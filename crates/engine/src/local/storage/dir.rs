@@ -102,7 +102,7 @@ impl Storage for Folders {
     }
 
     async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {
-        self.sizes.measure(id, self.disk(id).join("upper")).await
+        self.sizes.recall(id, walk::measure(self.disk(id).join("upper"))).await
     }
 
     async fn charged(&self, _id: &BoxId) -> io::Result<u64> {

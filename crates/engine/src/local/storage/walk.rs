@@ -139,19 +139,19 @@ pub(super) async fn measure(top: PathBuf) -> io::Result<u64> {
     .await
 }
 
-/// Sizes of boxes' disks that were found by a look at every file, for a while.
+/// Sizes of boxes' disks that it took a look at every file to find, for a while.
 #[derive(Debug, Default)]
 pub(super) struct Sizes(Mutex<HashMap<BoxId, (Instant, u64)>>);
 
 impl Sizes {
-    /// What [`measure`] says of the box's disk, or said not long ago.
-    pub(super) async fn measure(&self, id: &BoxId, top: PathBuf) -> io::Result<u64> {
+    /// What `measure` says of the box's disk, or said not long ago.
+    pub(super) async fn recall(&self, id: &BoxId, measure: impl Future<Output = io::Result<u64>>) -> io::Result<u64> {
         if let Some((at, bytes)) = self.known().get(id).copied()
             && at.elapsed() < SIZE_AGE
         {
             return Ok(bytes);
         }
-        let bytes = measure(top).await?;
+        let bytes = measure.await?;
         let mut known = self.known();
         known.retain(|_, (at, _)| at.elapsed() < SIZE_AGE);
         known.insert(id.clone(), (Instant::now(), bytes));
