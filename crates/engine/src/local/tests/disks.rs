@@ -146,7 +146,7 @@ async fn a_pool_grows_when_it_is_told_to_and_never_shrinks() {
     let id = yard.make().await;
     yard.sh(&id, "echo kept > /root/file").await;
     let size = |yard: &Yard| {
-        let stat = statvfs(&yard.config.data_dir.join("pool")).unwrap();
+        let stat = statvfs(yard.config.data_dir.join("pool")).unwrap();
         stat.f_blocks * stat.f_frsize
     };
     assert_eq!(size(&yard), 2 << 30);
