@@ -20,6 +20,8 @@ pub(crate) fn local(config: &Config) -> LocalConfig {
         network_allow: ranges(&config.network.allow),
         uid_start: config.uids_start,
         boxes_max: config.boxes_max,
+        storage: config.storage.kind,
+        pool_size: config.storage.pool_size,
         dns_upstreams: config.network.dns.clone(),
         dns_hosts: config.network.hosts.clone(),
         ..LocalConfig::new(config.data_dir.clone(), config.init.clone(), images(config))

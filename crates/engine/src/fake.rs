@@ -5,9 +5,12 @@
 //! `python3`) take their text as such commands, separated by `;` or lines; a login shell takes lines of input as such. A job outlives its connection as in a real box, so one
 //! [`FakeEngine`] that is handed to two servers in turn shows what a restart does.
 //!
+//! A frozen box takes connections and answers none until it goes on; its programs, unlike real ones, go on meanwhile. A stopped one has
+//! lost its jobs. What a box has of a disk is the folders in it, which snapshots keep.
+//!
 //! Tests steer it: calls can be made to fail or to wait, and boxes to vanish.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +21,9 @@ use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Saved, Usage};
+use crate::{
+    Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved, Usage,
+};
 
 mod job;
 mod programs;
@@ -30,6 +35,9 @@ use job::Job;
 /// Bytes that a connection holds in each direction.
 const CONNECTION_BYTES: usize = FRAME_MAX;
 
+/// What every fake snapshot is said to hold.
+const SNAPSHOT_BYTES: u64 = 4096;
+
 /// The engine. Share it in an `Arc`.
 #[derive(Default)]
 pub struct FakeEngine {
@@ -40,6 +48,10 @@ pub struct FakeEngine {
 #[derive(Default)]
 struct State {
     boxes: HashMap<BoxId, Arc<FakeBox>>,
+    /// Boxes that do not run, and whether they are frozen or stopped.
+    paused: HashMap<BoxId, ObservedState>,
+    /// What was saved: folders.
+    snapshots: BTreeMap<SnapshotId, BTreeSet<String>>,
     /// Failures of coming calls, the next first.
     failures: HashMap<Call, Vec<ErrorKind>>,
     /// Gates that calls wait for before they do anything.
@@ -54,6 +66,14 @@ pub enum Call {
     Create,
     /// [`Engine::connect`].
     Connect,
+    /// [`Engine::pause`].
+    Pause,
+    /// [`Engine::stop`].
+    Stop,
+    /// [`Engine::resume`].
+    Resume,
+    /// [`Engine::save`].
+    Save,
     /// [`Engine::remove`].
     Remove,
 }
@@ -64,6 +84,8 @@ struct FakeBox {
     jobs: Mutex<HashMap<String, Arc<Job>>>,
     folders: Mutex<BTreeSet<String>>,
     ended: CancellationToken,
+    /// Whether connections are answered.
+    awake: watch::Sender<bool>,
     gates: Gates,
     sockets: sockets::Sockets,
 }
@@ -134,13 +156,15 @@ impl FakeEngine {
 
     /// Makes a box vanish, as when its processes are killed from outside.
     pub fn lose(&self, id: &BoxId) {
-        self.lock().boxes.remove(id);
+        let mut state = self.lock();
+        state.boxes.remove(id);
+        state.paused.remove(id);
     }
 
     /// Makes a box that nobody has a record of.
     pub fn plant(&self, spec: BoxSpec) {
         let id = spec.id.clone();
-        let planted = self.new_box(spec);
+        let planted = self.new_box(spec, None);
         self.lock().boxes.insert(id, planted);
     }
 
@@ -186,16 +210,32 @@ impl FakeEngine {
         lock(&self.state)
     }
 
-    fn new_box(&self, spec: BoxSpec) -> Arc<FakeBox> {
-        let folders = ["/", "/tmp", "/home/boxuser", "/workspace", "/workspace/home"];
+    fn new_box(&self, spec: BoxSpec, folders: Option<BTreeSet<String>>) -> Arc<FakeBox> {
+        let of_image = ["/", "/tmp", "/home/boxuser", "/workspace", "/workspace/home"];
         Arc::new(FakeBox {
             spec,
             jobs: Mutex::default(),
-            folders: Mutex::new(folders.into_iter().map(str::to_owned).collect()),
+            folders: Mutex::new(folders.unwrap_or_else(|| of_image.into_iter().map(str::to_owned).collect())),
             ended: CancellationToken::new(),
+            awake: watch::Sender::new(true),
             gates: self.gates.clone(),
             sockets: sockets::Sockets::default(),
         })
+    }
+
+    fn find(&self, id: &BoxId, doing: &str) -> Result<Arc<FakeBox>, EngineError> {
+        let found = self.lock().boxes.get(id).cloned();
+        found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, doing).about(id))
+    }
+
+    /// Starts a stopped box again: the same folders, and nothing that ran.
+    fn restart(&self, found: &FakeBox) {
+        let folders = lock(&found.folders).clone();
+        let id = found.spec.id.clone();
+        let started = self.new_box(found.spec.clone(), Some(folders));
+        let mut state = self.lock();
+        state.paused.remove(&id);
+        state.boxes.insert(id, started);
     }
 
     async fn steer(&self, call: Call, id: &BoxId) -> Result<(), EngineError> {
@@ -238,56 +278,115 @@ impl Engine for FakeEngine {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::default()
+        Abilities { pause: true, save: true, disk_limit: true }
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {
         self.steer(Call::Create, &spec.id).await?;
-        let made = self.new_box(spec.clone());
+        let there = self.lock().boxes.get(&spec.id).cloned();
+        if let Some(there) = there {
+            if self.lock().paused.get(&spec.id) == Some(&ObservedState::Stopped) {
+                self.restart(&there);
+            }
+            return Ok(());
+        }
+        let folders = match &spec.from {
+            Some(from) => {
+                let saved = self.lock().snapshots.get(from).cloned();
+                Some(
+                    saved
+                        .ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot").about(&spec.id))?,
+                )
+            }
+            None => None,
+        };
+        let made = self.new_box(spec.clone(), folders);
         self.lock().boxes.entry(spec.id.clone()).or_insert(made);
         Ok(())
     }
 
     async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError> {
         self.steer(Call::Connect, id).await?;
-        let found = self.lock().boxes.get(id).cloned();
-        let found = found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "connecting to the box").about(id))?;
+        let found = self.find(id, "connecting to the box")?;
+        if self.lock().paused.get(id) == Some(&ObservedState::Stopped) {
+            return Err(EngineError::new(ErrorKind::NotFound, "connecting to the box").about(id));
+        }
         let (ours, theirs) = tokio::io::duplex(CONNECTION_BYTES);
         let ended = found.ended.clone();
-        let served = serve::serve(Arc::downgrade(&found), theirs);
+        let (home, mut awake) = (Arc::downgrade(&found), found.awake.subscribe());
+        let served = async move {
+            // Fails with the box, and then there is nobody to serve.
+            if awake.wait_for(|awake| *awake).await.is_ok() {
+                serve::serve(home, theirs).await;
+            }
+        };
         // Ends with the box, or with the connection.
         tokio::spawn(async move { ended.run_until_cancelled(served).await });
         Ok(Box::new(ours))
     }
 
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "pausing a box").about(id))
+        self.steer(Call::Pause, id).await?;
+        let found = self.find(id, "pausing the box")?;
+        let mut state = self.lock();
+        state.paused.entry(id.clone()).or_insert(ObservedState::Frozen);
+        found.awake.send_replace(false);
+        Ok(())
     }
 
-    async fn resume(&self, id: &BoxId) -> Result<(), EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "resuming a box").about(id))
+    async fn stop(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.steer(Call::Stop, id).await?;
+        let found = self.find(id, "stopping the box")?;
+        self.lock().paused.insert(id.clone(), ObservedState::Stopped);
+        found.ended.cancel();
+        lock(&found.jobs).clear();
+        Ok(())
     }
 
-    async fn save(&self, id: &BoxId, _into: &SnapshotId) -> Result<Saved, EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "saving a box").about(id))
+    async fn resume(&self, id: &BoxId) -> Result<Resumed, EngineError> {
+        self.steer(Call::Resume, id).await?;
+        let found = self.find(id, "resuming the box")?;
+        if self.lock().paused.get(id) == Some(&ObservedState::Stopped) {
+            self.restart(&found);
+            return Ok(Resumed::Started);
+        }
+        self.lock().paused.remove(id);
+        found.awake.send_replace(true);
+        Ok(Resumed::Thawed)
+    }
+
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+        self.steer(Call::Save, id).await?;
+        let found = self.find(id, "saving the box")?;
+        let folders = lock(&found.folders).clone();
+        self.lock().snapshots.entry(into.clone()).or_insert(folders);
+        Ok(Saved { size_bytes: SNAPSHOT_BYTES })
+    }
+
+    async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        self.lock().snapshots.remove(id);
+        Ok(())
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError> {
+        Ok(self.lock().snapshots.keys().cloned().collect())
     }
 
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {
         self.steer(Call::Remove, id).await?;
-        self.lock().boxes.remove(id);
+        self.lose(id);
         Ok(())
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let seen = self.ids().into_iter().map(|id| Observed { id, state: ObservedState::Running });
-        Ok(seen.collect())
+        let state = |id: &BoxId| self.lock().paused.get(id).copied().unwrap_or(ObservedState::Running);
+        Ok(self.ids().into_iter().map(|id| Observed { state: state(&id), id }).collect())
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {
-        let found = self.lock().boxes.get(id).cloned();
-        let found = found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "asking what a box uses").about(id))?;
+        let found = self.find(id, "asking what a box uses")?;
         let pids = u64::try_from(found.running().len()).unwrap_or(u64::MAX).saturating_add(1);
-        Ok(Usage { cpu_ns: 0, memory_bytes: 0, pids })
+        Ok(Usage { pids, ..Usage::default() })
     }
 }
 

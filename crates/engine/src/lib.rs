@@ -45,14 +45,26 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Opens a fresh stream to `boxyard-init` in a running box.
     async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError>;
 
-    /// Stops the box's processes from running without ending them.
+    /// Freezes the box: its processes stand still and keep all that they have, memory and connections included. Nobody should connect to
+    /// it meanwhile: a connection is taken, and answered when the box goes on. A stopped box stays stopped.
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError>;
 
-    /// Lets a paused box run again.
-    async fn resume(&self, id: &BoxId) -> Result<(), EngineError>;
+    /// Ends all processes of the box and keeps its disk, whatever state it is in.
+    async fn stop(&self, id: &BoxId) -> Result<(), EngineError>;
 
-    /// Saves the box's disk, from which other boxes can be made.
+    /// Lets a frozen box go on, or starts a stopped one with its disk. The box accepts connections when this returns.
+    async fn resume(&self, id: &BoxId) -> Result<Resumed, EngineError>;
+
+    /// Saves the box's disk, from which other boxes can be made. A running box stands still meanwhile: for milliseconds where
+    /// [`Abilities::disk_limit`] says that disks are limited, else for as long as a copy takes. When this is called again for a snapshot
+    /// that is complete, nothing is done.
     async fn save(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError>;
+
+    /// Removes a snapshot. One that is not there is removed already; boxes made from it are not touched.
+    async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError>;
+
+    /// Lists every snapshot that is complete, whatever the database says, and removes what is left of those that were broken off.
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError>;
 
     /// Ends the box and removes everything that exists because of it. A box that is not there is removed already.
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError>;
@@ -60,18 +72,18 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Lists every box of which anything exists here, whatever the database says.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
 
-    /// What the box uses at this moment.
+    /// What the box uses at this moment. A stopped box uses its disk only.
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError>;
 }
 
 /// What an engine can do beyond making and removing boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Abilities {
-    /// [`Engine::pause`] and [`Engine::resume`] work.
+    /// [`Engine::pause`], [`Engine::stop`] and [`Engine::resume`] work.
     pub pause: bool,
-    /// [`Engine::save`] works.
+    /// [`Engine::save`] works, and [`BoxSpec::from`].
     pub save: bool,
-    /// [`Limits::disk_bytes`] holds.
+    /// [`Limits::disk_bytes`] holds for new boxes.
     pub disk_limit: bool,
 }
 
@@ -87,6 +99,9 @@ pub struct BoxSpec {
     /// Variables of every process in it, over those of the image.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// The snapshot that its disk starts as a copy of. Then the image is what the snapshot was made over, whatever `image` says.
+    #[serde(default)]
+    pub from: Option<SnapshotId>,
 }
 
 /// How much of a host a box may use.
@@ -98,7 +113,8 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u32,
-    /// Bytes that the box may write to its disk; holds where [`Abilities::disk_limit`] says so.
+    /// Bytes that the box may hold on its disk beyond its image; holds where [`Abilities::disk_limit`] says so. A box from a snapshot that
+    /// is larger may write 64 MiB all the same.
     pub disk_bytes: u64,
 }
 
@@ -117,6 +133,8 @@ pub struct Observed {
 pub enum ObservedState {
     /// It accepts connections.
     Running,
+    /// Its processes are there and stand still.
+    Frozen,
     /// Its disk is there and its processes are not.
     Stopped,
     /// Leftovers of an unfinished create or remove.
@@ -132,12 +150,34 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// Bytes on its disk beyond its image. Half a minute behind, and as good as what the box cannot change while it is counted.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// Bytes that the box has received over its network since it was started.
+    #[serde(default)]
+    pub network_received: u64,
+    /// Bytes that the box has sent over its network since it was started.
+    #[serde(default)]
+    pub network_sent: u64,
+    /// Processes that the kernel has ended since the box was started because the box was out of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
+}
+
+/// What [`Engine::resume`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resumed {
+    /// Its processes go on, or have never stood still.
+    Thawed,
+    /// It was started anew with its disk; what ran before is gone.
+    Started,
 }
 
 /// A saved disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Bytes that the snapshot takes by itself.
+    /// Bytes that the saved disk holds beyond its image, whether it shares them with others or not.
     pub size_bytes: u64,
 }
 
@@ -178,6 +218,14 @@ impl EngineError {
     /// Something broke: `doing` failed because of `source`.
     pub fn broken(doing: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self { kind: ErrorKind::Broken, doing: doing.into(), id: None, source: Some(source.into()) }
+    }
+
+    /// The same as [`broken`](Self::broken), but of the kind that an error of the file system's asks for: a full one may have room later.
+    pub fn of_disk(doing: impl Into<String>, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let full = [Io::StorageFull, Io::QuotaExceeded, Io::OutOfMemory, Io::FileTooLarge].contains(&source.kind());
+        let kind = if full { ErrorKind::Exhausted } else { ErrorKind::Broken };
+        Self { kind, ..Self::broken(doing, source) }
     }
 
     /// The same error, about this box.

@@ -124,6 +124,7 @@ impl Made {
         let v2 = if Path::new("/sys/fs/cgroup/unified").exists() { "unified" } else { "" };
         let v1 = if v1 { ["cpu", "cpuacct", "memory", "freezer", "pids"].as_slice() } else { &[] };
         let plan = Launch {
+            disk: None,
             id: BoxId::from_entropy(u64::from(number)),
             uid_start: UIDS_PER_BOX * (20_000 + number % 1000),
             layers: vec![bench.image.clone()],

@@ -3,7 +3,9 @@
 //! One small static program with one thread. `launch` reads what to make from standard input, makes it and leaves a copy of itself as
 //! PID 1 of the box; that copy serves jobs on a socket. `serve` alone does the second half for a process that somebody else has put
 //! into a box, or into none. `sftp` alone is what a box's SFTP sessions run, for tests and measurements: `sftp -D "boxyard-init sftp"`.
+//! `disk` does one thing to the file system that boxes lie on.
 
+mod disk;
 mod launch;
 mod serve;
 mod sftp;
@@ -18,6 +20,7 @@ use serve::Grace;
 use boxyard_proto::wire::Builtin;
 
 const USAGE: &str = "usage: boxyard-init launch < PLAN
+       boxyard-init disk < ORDER
        boxyard-init serve [--cgroup FOLDER [--hangup-grace MILLISECONDS]]    (listening socket as descriptor 3)
        boxyard-init sftp                       (an SFTP server on standard input and output)
        boxyard-init --version";
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
         ["launch"] => launch::run(),
+        ["disk"] => disk::run(),
         ["serve"] => serve::on_host(None, Grace::default()),
         ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref()), Grace::default()),
         ["serve", "--cgroup", folder, "--hangup-grace", grace] => match grace.parse().map(Duration::from_millis) {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
 use crate::ids::BoxId;
 
 /// Ids in a box's own user namespace: 0 to 65,535.
@@ -26,6 +27,9 @@ pub struct Launch {
     pub uid_start: u32,
     /// Read-only image layers, the uppermost first. At least one. What lies on disk carries canonical ids (root is 0).
     pub layers: Vec<PathBuf>,
+    /// The subvolume that `upper` and `work` are folders of, to be made first. `None` where both are there already.
+    #[serde(default)]
+    pub disk: Option<Disk>,
     /// Folder of the writable layer's files. Canonical ids.
     pub upper: PathBuf,
     /// Overlay's work folder, in the same folder as `upper`, empty or left by an earlier launch.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod disk;
 pub mod ids;
 pub mod launch;
 pub mod names;

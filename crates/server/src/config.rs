@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use boxyard_engine::Limits as BoxLimits;
+use boxyard_engine::local::StorageChoice;
 use boxyard_proto::names::Size;
 
 use crate::store::Synchronous;
@@ -61,6 +62,8 @@ pub struct Config {
     pub uids_start: u32,
     /// Boxes at most, of all accounts together.
     pub boxes_max: u32,
+    /// Where boxes' disks lie.
+    pub storage: Storage,
     /// Folder of the operator's own image recipes, over the built-in ones.
     pub recipes_dir: Option<PathBuf>,
     /// Caps and deadlines of the doors.
@@ -90,6 +93,15 @@ pub struct Network {
     pub dns: Vec<SocketAddr>,
     /// Names that the forwarder answers by itself.
     pub hosts: BTreeMap<String, Ipv4Addr>,
+}
+
+/// Where boxes' disks lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Which kind of place.
+    pub kind: StorageChoice,
+    /// Bytes of the pool where there is one; a share of what is free when it is made, if nothing is said.
+    pub pool_size: Option<u64>,
 }
 
 /// Caps and deadlines of the doors.
@@ -209,6 +221,10 @@ impl Config {
             },
             uids_start: layers.get("uids.start")?.unwrap_or(0x7000_0000),
             boxes_max: layers.get("boxes.max")?.unwrap_or(1000),
+            storage: Storage {
+                kind: layers.get("storage.kind")?.unwrap_or_default(),
+                pool_size: layers.get("storage.pool_size")?.map(|Bytes(bytes)| bytes),
+            },
             recipes_dir: layers.get("images.recipes_dir")?,
             limits: Limits {
                 output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use boxyard_proto::BoxId;
+use boxyard_proto::disk::Disk;
 use boxyard_proto::launch::{File, Launch, Network};
+use boxyard_proto::{BoxId, SnapshotId};
 
 use super::LocalEngine;
 use super::launcher::Waiting;
-use super::record::Record;
+use super::record::{Record, SnapshotRecord};
+use super::step;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
@@ -24,14 +26,16 @@ const ENV: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LANG", "C.UTF-8")];
 
 /// What a launch needs besides the box's slot.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Plan<'a> {
     pub(super) id: &'a BoxId,
     pub(super) slot: u32,
     pub(super) limits: &'a Limits,
-    pub(super) layers: &'a [std::path::PathBuf],
+    pub(super) layers: &'a [PathBuf],
     pub(super) upper: &'a Path,
     pub(super) work: &'a Path,
+    /// What the launcher makes of these two.
+    pub(super) disk: Option<Disk>,
 }
 
 impl LocalEngine {
@@ -43,20 +47,47 @@ impl LocalEngine {
         if earlier.is_some() || self.host.slots().get(&spec.id).is_some() {
             let looking = "looking at the box";
             let broken_off = self.host.launcher.settle(&spec.id).await.map_err(broken(looking))?;
-            if !broken_off && self.host.is_running(&spec.id).await.map_err(broken(looking))? {
-                return Ok(());
+            if !broken_off {
+                // Frozen for a save by a server that did not come back to it; nobody makes a box that is paused.
+                self.host.cgroups.thaw(&spec.id).await.map_err(broken(looking))?;
+                if self.host.is_running(&spec.id).await.map_err(broken(looking))? {
+                    return Ok(());
+                }
             }
             self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
         }
-        let (layers, image_env) = match earlier {
-            Some(record) => (record.layers, record.image_env),
-            None => {
-                let image = self.image(&spec.image).await?;
-                (image.layers, image.env)
-            }
+        let record = match earlier {
+            Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, ..record },
+            None => self.new_record(spec).await?,
         };
-        let record = Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, layers, image_env };
-        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let from = match &spec.from {
+            // A disk that is there already is the box's own, and the snapshot may be gone by now.
+            Some(from) if !self.host.storages.has(record.storage, &spec.id) => Some(self.saved_disk(from)?),
+            _ => None,
+        };
+        let storage = self.host.storages.of(record.storage).map_err(broken("finding the box's disk"))?;
+        let begin = async || {
+            make_folder(&dir).map_err(|error| EngineError::of_disk("making the box's folder", error))?;
+            record.write(&dir).map_err(|error| EngineError::of_disk("writing the box's record", error))?;
+            step::done("create: recorded");
+            let budget = record.budget(&dir).map_err(broken("reading what the box was given"))?;
+            let disk = storage.prepare(&spec.id, from.as_deref(), budget).await;
+            step::done("create: disk prepared");
+            disk.map_err(|error| EngineError::of_disk("making the box's disk", error))
+        };
+        let begun = Instant::now();
+        let (waiting, disk) = if from.as_deref().is_some_and(|from| storage.copies(from)) {
+            // Launchers are few, and this takes a while.
+            let disk = begin().await?;
+            (self.host.launcher.start(&spec.id).await?, disk)
+        } else {
+            // The program starts while the box's folder is made.
+            let waiting = self.host.launcher.start(&spec.id).await?;
+            (waiting, begin().await?)
+        };
+        tracing::debug!(id = %spec.id, begun = ?begun.elapsed(), "launcher started");
+        let folder = storage.disk(&spec.id);
+        let (upper, work) = (folder.join("upper"), folder.join("work"));
         let plan = Plan {
             id: &spec.id,
             slot: record.slot,
@@ -64,16 +95,38 @@ impl LocalEngine {
             layers: &record.layers,
             upper: &upper,
             work: &work,
+            disk,
         };
-        // The program starts while the box's folders are made.
-        let begun = Instant::now();
-        let waiting = self.host.launcher.start(&spec.id).await?;
-        let started = begun.elapsed();
-        make_folders(&dir, &upper, &work).map_err(broken("making the box's folder"))?;
-        record.write(&dir).map_err(broken("writing the box's record"))?;
-        tracing::debug!(id = %spec.id, ?started, recorded = ?begun.elapsed() - started, "launcher started");
         let env = environment(&record.image_env, &spec.env);
-        self.launch(waiting, plan, env).await
+        self.launch(waiting, plan, env).await?;
+        step::done("create: launched");
+        Ok(())
+    }
+
+    /// What is to be written down of a box that is not there yet.
+    async fn new_record(&self, spec: &BoxSpec) -> Result<Record, EngineError> {
+        let (layers, image_env, started_with) = match &spec.from {
+            Some(from) => {
+                let saved = SnapshotRecord::read(&self.host.snapshot(from));
+                let saved = saved.map_err(broken("reading the snapshot's record"))?;
+                let saved = saved.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot"))?;
+                (saved.layers, saved.image_env, saved.size_bytes)
+            }
+            None => {
+                let image = self.image(&spec.image).await?;
+                (image.layers, image.env, 0)
+            }
+        };
+        let storage = self.host.storages.default_kind();
+        let slot = self.take_slot(&spec.id)?;
+        Ok(Record { spec: spec.clone(), slot, layers, image_env, storage, started_with })
+    }
+
+    /// The folder of a saved disk.
+    fn saved_disk(&self, from: &SnapshotId) -> Result<PathBuf, EngineError> {
+        let saved = SnapshotRecord::read(&self.host.snapshot(from)).map_err(broken("reading the snapshot's record"))?;
+        let saved = saved.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot"))?;
+        Ok(self.host.storages.of(saved.storage).map_err(broken("finding the snapshot's disk"))?.saved(from))
     }
 
     /// The image `name`, built where it is missing.
@@ -97,11 +150,12 @@ impl LocalEngine {
         plan: Plan<'_>,
         env: Vec<String>,
     ) -> Result<(), EngineError> {
+        let id = plan.id;
         let launched = self.try_launch(waiting, plan, env).await;
         if launched.is_err()
-            && let Err(error) = self.host.end(plan.id).await
+            && let Err(error) = self.host.end(id).await
         {
-            tracing::warn!(id = %plan.id, %error, "cleaning up after a launch that failed");
+            tracing::warn!(%id, %error, "cleaning up after a launch that failed");
         }
         launched
     }
@@ -117,6 +171,7 @@ impl LocalEngine {
             id: plan.id.clone(),
             uid_start: self.host.uid_start(plan.slot),
             layers: plan.layers.to_vec(),
+            disk: plan.disk,
             upper: plan.upper.to_owned(),
             work: plan.work.to_owned(),
             socket: self.host.instance.socket(plan.id),
@@ -130,6 +185,7 @@ impl LocalEngine {
         };
         let grouped = begun.elapsed();
         let pid = waiting.launch(&launch).await?;
+        step::done("create: running");
         tracing::debug!(id = %plan.id, pid, ?grouped, launched = ?begun.elapsed() - grouped, "box runs");
         Ok(())
     }
@@ -142,15 +198,11 @@ where
     move |error| EngineError::broken(doing, error)
 }
 
-/// Makes the folders of a box. What overlay shows as the root of the box has the mode of `upper`.
-fn make_folders(dir: &Path, upper: &Path, work: &Path) -> io::Result<()> {
-    for (path, mode) in [(dir, 0o700), (upper, 0o755), (work, 0o755)] {
-        match fs::DirBuilder::new().mode(mode).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
+fn make_folder(dir: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
-    Ok(())
 }
 
 /// The base environment; later ones win.

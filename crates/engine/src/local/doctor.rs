@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use boxyard_proto::launch::Launched;
 use rustix::fs::{Access, access, statfs, statvfs};
 
+mod disks;
+
 use super::LocalConfig;
 use super::cgroup;
 use super::cidr::Cidr;
@@ -48,13 +50,14 @@ type Verdict = Result<(), (String, String)>;
 
 /// Looks at the host. Changes nothing, and may take some tenths of a second: it runs programs.
 pub fn check_host(config: &LocalConfig) -> Vec<Check> {
-    let verdicts: [(&'static str, Verdict); 13] = [
+    let verdicts: [(&'static str, Verdict); 14] = [
         ("running as root", root()),
         ("kernel", kernel()),
         ("user namespaces", user_namespaces()),
         ("overlay file system", overlay()),
         ("data folder's file system", file_system(&config.data_dir)),
         ("disk space", disk_space(&config.data_dir)),
+        ("boxes' disks", disks::check(config)),
         ("cgroups", cgroups()),
         ("nftables", nftables(config)),
         ("forwarding", forwarding()),

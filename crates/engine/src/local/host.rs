@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use boxyard_proto::BoxId;
 use boxyard_proto::launch::UIDS_PER_BOX;
+use boxyard_proto::{BoxId, SnapshotId};
 use tokio::net::UnixStream;
 
 use super::cgroup::Cgroups;
@@ -14,6 +14,7 @@ use super::instance::Instance;
 use super::launcher::Launcher;
 use super::network::{interface, link};
 use super::slots::Slots;
+use super::storage::Storages;
 use super::trash::Trash;
 
 /// The instance's things on the host.
@@ -23,16 +24,35 @@ pub(super) struct Host {
     pub(super) cgroups: Cgroups,
     pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
+    pub(super) storages: Storages,
     uid_start: u32,
     slots: Mutex<Slots>,
     /// Throw-away boxes of image builds, which nobody is told of.
     builds: Mutex<BTreeSet<BoxId>>,
+    /// Snapshots that are being made.
+    saving: Mutex<BTreeSet<SnapshotId>>,
 }
 
 impl Host {
-    pub(super) fn new(instance: Instance, cgroups: Cgroups, launcher: Launcher, uid_start: u32, slots: Slots) -> Self {
-        let trash = Trash::new(instance.trash());
-        Self { instance, cgroups, launcher, trash, uid_start, slots: Mutex::new(slots), builds: Mutex::default() }
+    pub(super) fn new(
+        instance: Instance,
+        cgroups: Cgroups,
+        launcher: Launcher,
+        (uid_start, slots): (u32, Slots),
+        trash: Arc<Trash>,
+        storages: Storages,
+    ) -> Self {
+        Self {
+            instance,
+            cgroups,
+            launcher,
+            trash,
+            storages,
+            uid_start,
+            slots: Mutex::new(slots),
+            builds: Mutex::default(),
+            saving: Mutex::default(),
+        }
     }
 
     /// The slots. Hold the lock for a moment only.
@@ -43,6 +63,11 @@ impl Host {
     /// The throw-away boxes. Hold the lock for a moment only.
     pub(super) fn builds(&self) -> MutexGuard<'_, BTreeSet<BoxId>> {
         self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The snapshots that are being made. Hold the lock for a moment only.
+    pub(super) fn saving(&self) -> MutexGuard<'_, BTreeSet<SnapshotId>> {
+        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// First host uid of the box with `slot`.
@@ -60,6 +85,18 @@ impl Host {
             // Somebody listens, if slowly.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         })
+    }
+
+    /// Whether any box has processes.
+    pub(super) fn any_runs(&self) -> io::Result<bool> {
+        for name in self.cgroups.names()? {
+            if let Ok(id) = name.parse()
+                && self.cgroups.is_populated(&id)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Ends the box's processes and removes what exists while it runs. Its files stay.

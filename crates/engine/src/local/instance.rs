@@ -4,7 +4,8 @@
 //!   <data>/            0700
 //!     lock             held while a server uses the folder
 //!     instance         the tag
-//!     boxes/<id>/      box.json, upper/, work/
+//!     boxes/<id>/      box.json, and upper/, work/ where they do not lie elsewhere (see `storage`)
+//!     snapshots/<id>/  snapshot.json, and upper/ likewise
 //!     images/          the image store
 //!     trash/           folders that are being deleted
 //!   /run/boxyard-<tag>/  0700
@@ -44,7 +45,7 @@ impl Instance {
         own_folder(data)?;
         let data = fs::canonicalize(data)?;
         let lock = lock(&data).await?;
-        for name in ["boxes", "images", "trash"] {
+        for name in ["boxes", "images", "snapshots", "trash"] {
             own_folder(&data.join(name))?;
         }
         let tag = tag(&data)?;
@@ -67,6 +68,16 @@ impl Instance {
     /// The folder of one box.
     pub(super) fn of(&self, id: &BoxId) -> PathBuf {
         self.data.join("boxes").join(id.as_str())
+    }
+
+    /// Where snapshots' records are.
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.data.join("snapshots")
+    }
+
+    /// The folder of all.
+    pub(super) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Where folders wait for their deletion. On one file system with the boxes.

@@ -53,7 +53,7 @@ impl LocalEngine {
         let (id, work, limits) = (&build.id, &build.work, limits());
         let waiting = self.host.launcher.start(id).await?;
         fs::create_dir_all(work).map_err(broken("making the build's work folder"))?;
-        let plan = Plan { id, slot, limits: &limits, layers, upper, work };
+        let plan = Plan { id, slot, limits: &limits, layers, upper, work, disk: None };
         self.launch(waiting, plan, environment(&BTreeMap::new(), &BTreeMap::new())).await?;
         let argv = vec!["/bin/bash".into(), "-c".into(), script.into()];
         let env = vec!["HOME=/root".into(), "DEBIAN_FRONTEND=noninteractive".into()];

@@ -3,8 +3,11 @@
 //! ```text
 //!   create: slot ─▶ record, folders ─▶ cgroups ─▶ boxyard-init launch ─▶ socket accepts
 //!                   (boxyard-init starts meanwhile)
-//!   remove: cgroup.kill ─▶ groups, link, socket ─▶ folder into the trash ─▶ slot
+//!   pause:  cgroup.freeze      stop: cgroup.kill ─▶ groups, link, socket      resume: thaw, or create again
+//!   remove: cgroup.kill ─▶ groups, link, socket ─▶ disk ─▶ folder into the trash ─▶ slot
 //! ```
+//!
+//! Where boxes' disks lie is `storage`'s business, and saving them `snapshot`'s.
 //!
 //! A box depends on nothing of this process: it goes on when the server ends, and a new server finds it by its folder, its group and
 //! its socket. A box's record is written before anything else of it exists and is the last to go, so whatever is broken off in
@@ -17,6 +20,7 @@
 mod cgroup;
 mod cidr;
 mod create;
+mod disk;
 mod doctor;
 mod host;
 mod instance;
@@ -25,10 +29,15 @@ mod layer;
 mod network;
 mod observe;
 mod open;
+mod pause;
 mod record;
 mod remove;
 mod slots;
+mod snapshot;
+mod step;
+mod storage;
 mod trash;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -49,8 +58,9 @@ pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
+pub use self::storage::StorageChoice;
 use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
-use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Saved, Usage};
+use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
@@ -81,6 +91,10 @@ pub struct LocalConfig {
     pub dns_upstreams: Vec<SocketAddr>,
     /// Names that the boxes' name server answers by itself, in lower case and without a dot at the end.
     pub dns_hosts: BTreeMap<String, Ipv4Addr>,
+    /// Where the disks of new boxes lie.
+    pub storage: StorageChoice,
+    /// Bytes of the pool, where there is one: how large it is made, or grows. `None` for 80 % of the space that is free when it is made.
+    pub pool_size: Option<u64>,
 }
 
 impl LocalConfig {
@@ -97,6 +111,8 @@ impl LocalConfig {
             images,
             dns_upstreams: Vec::new(),
             dns_hosts: BTreeMap::new(),
+            storage: StorageChoice::Auto,
+            pool_size: None,
         }
     }
 }
@@ -164,7 +180,9 @@ impl Engine for LocalEngine {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::default()
+        let kind = self.host.storages.default_kind();
+        let disk_limit = self.host.storages.of(kind).is_ok_and(|storage| storage.limits());
+        Abilities { pause: true, save: true, disk_limit }
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {
@@ -196,15 +214,27 @@ impl Engine for LocalEngine {
     }
 
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "pausing the box").about(id))
+        self.freeze(id).await.map_err(|error| error.about(id))
     }
 
-    async fn resume(&self, id: &BoxId) -> Result<(), EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "resuming the box").about(id))
+    async fn stop(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.halt(id).await.map_err(|error| error.about(id))
     }
 
-    async fn save(&self, id: &BoxId, _into: &SnapshotId) -> Result<Saved, EngineError> {
-        Err(EngineError::new(ErrorKind::Unsupported, "saving the box").about(id))
+    async fn resume(&self, id: &BoxId) -> Result<Resumed, EngineError> {
+        self.go_on(id).await.map_err(|error| error.about(id))
+    }
+
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+        self.make_snapshot(id, into).await.map_err(|error| error.about(id))
+    }
+
+    async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        self.remove_snapshot(id).await
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError> {
+        self.list_snapshots().await
     }
 
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {
@@ -216,11 +246,7 @@ impl Engine for LocalEngine {
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {
-        match self.host.cgroups.usage(id) {
-            Ok(Some(usage)) => Ok(usage),
-            Ok(None) => Err(EngineError::new(ErrorKind::NotFound, "reading what the box uses").about(id)),
-            Err(error) => Err(EngineError::broken("reading what the box uses", error).about(id)),
-        }
+        self.measure(id).await.map_err(|error| error.about(id))
     }
 }
 

@@ -35,6 +35,10 @@ impl Host {
     pub(super) fn known(&self) -> io::Result<BTreeSet<BoxId>> {
         let mut names = self.cgroups.names()?;
         names.extend(entries(&self.instance.boxes())?);
+        for storage in self.storages.all() {
+            let [boxes, _] = storage.names()?;
+            names.extend(boxes);
+        }
         let sockets = entries(self.instance.run())?;
         names.extend(sockets.into_iter().filter_map(|name| Some(name.strip_suffix(".sock")?.to_owned())));
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
@@ -43,12 +47,15 @@ impl Host {
     async fn state(&self, id: &BoxId) -> io::Result<ObservedState> {
         let dir = self.instance.of(id);
         // A record that cannot be read is as good as none; the box's removal is what is left.
-        let recorded = matches!(Record::read(&dir), Ok(Some(_)));
-        Ok(match recorded && dir.join("upper").is_dir() {
-            true if self.is_running(id).await? => ObservedState::Running,
-            true => ObservedState::Stopped,
-            false => ObservedState::Partial,
-        })
+        let Ok(Some(record)) = Record::read(&dir) else { return Ok(ObservedState::Partial) };
+        if !self.storages.has(record.storage, id) {
+            return Ok(ObservedState::Partial);
+        }
+        // Not asked whether it accepts connections: the question would wait in its queue.
+        if self.cgroups.is_frozen(id)? && self.cgroups.is_populated(id)? {
+            return Ok(ObservedState::Frozen);
+        }
+        Ok(if self.is_running(id).await? { ObservedState::Running } else { ObservedState::Stopped })
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::cgroup::Cgroups;
 use super::create::broken;
+use super::disk::DiskTool;
 use super::doctor;
 use super::host::Host;
 use super::instance::Instance;
@@ -21,6 +22,8 @@ use super::network::link::Links;
 use super::network::{self, Network, NetworkConfig, room};
 use super::record::Record;
 use super::slots::Slots;
+use super::storage::Storages;
+use super::trash::Trash;
 use super::{ImageSource, LocalConfig, LocalEngine, PATIENT};
 use crate::EngineError;
 use crate::images::Images;
@@ -46,8 +49,14 @@ impl LocalEngine {
         let links = Links::open().map_err(broken("opening a netlink connection"))?;
         let slots = restore(&instance, slots_max(&config)).map_err(broken("reading the boxes' records"))?;
         let images = images(&instance.images(), config.images)?;
-        let host = Arc::new(Host::new(instance, cgroups, Launcher::new(config.init), config.uid_start, slots));
+        let trash = Trash::new(instance.trash());
+        let tool = Arc::new(DiskTool::new(config.init.clone()));
+        let storages = Storages::open(instance.data(), config.storage, config.pool_size, &tool, &trash).await;
+        let storages = storages.map_err(broken("preparing the boxes' disks"))?;
+        let launcher = Launcher::new(config.init);
+        let host = Arc::new(Host::new(instance, cgroups, launcher, (config.uid_start, slots), trash, storages));
         host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
+        host.thaw_saving().map_err(broken("letting boxes go on after saves that were broken off"))?;
         let network = NetworkConfig {
             range: config.network_range,
             deny: config.network_deny,
@@ -61,6 +70,7 @@ impl LocalEngine {
                     // The reason to fail is the error at hand, whatever comes of this.
                     let _ = network::unload(&tag).await;
                     let _ = host.remove_folders();
+                    let _ = host.storages.close();
                 }
                 return Err(EngineError::broken("preparing the boxes' network", error));
             }
@@ -82,7 +92,11 @@ impl LocalEngine {
         let closing = "closing the engine";
         self.tasks.close();
         self.tasks.wait().await;
-        if !self.host.known().map_err(broken(closing))?.is_empty() {
+        let known = self.host.known().map_err(broken(closing))?;
+        if !self.host.any_runs().map_err(broken(closing))? {
+            self.host.storages.close().map_err(broken("unmounting the pool of boxes' disks"))?;
+        }
+        if !known.is_empty() {
             return Ok(());
         }
         self.host.trash.empty().await.map_err(broken("deleting the files of removed boxes"))?;

@@ -6,8 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use boxyard_proto::BoxId;
 use serde::{Deserialize, Serialize};
 
+use super::storage::{Budget, Kind};
 use crate::BoxSpec;
 
 /// A box as it was asked for, and what it was given. Written before anything else of the box exists on the host and removed after
@@ -23,19 +25,110 @@ pub(super) struct Record {
     /// The variables of its image.
     #[serde(default)]
     pub(super) image_env: BTreeMap<String, String>,
+    /// Where its disk lies.
+    #[serde(default)]
+    pub(super) storage: Kind,
+    /// What the saved disk held that its own started from.
+    #[serde(default)]
+    pub(super) started_with: u64,
+}
+
+/// A saved disk: `snapshot.json` in its folder. Written when the snapshot is complete, and the first to go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct SnapshotRecord {
+    /// The layers that it was made over.
+    pub(super) layers: Vec<PathBuf>,
+    /// The variables of their image.
+    #[serde(default)]
+    pub(super) image_env: BTreeMap<String, String>,
+    /// Where it lies.
+    #[serde(default)]
+    pub(super) storage: Kind,
+    /// Bytes that it holds.
+    pub(super) size_bytes: u64,
+    /// The box that was saved.
+    #[serde(default)]
+    pub(super) source: Option<BoxId>,
+}
+
+impl SnapshotRecord {
+    /// Reads the record of the snapshot whose folder is `dir`; `None` when it is not complete.
+    ///
+    /// # Errors
+    /// It cannot be read or understood.
+    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        read(&dir.join(SNAPSHOT))
+    }
+
+    /// Writes the record, wholly or not at all, and so that a loss of power does not undo it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        write(&dir.join(SNAPSHOT), &serde_json::to_vec(self)?)?.sync_all()?;
+        let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
+        sync(dir)?;
+        sync(dir.parent().unwrap_or(dir))
+    }
+
+    /// Removes the record. From here on the snapshot counts as broken off.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(super) fn remove(dir: &Path) -> io::Result<()> {
+        match fs::remove_file(dir.join(SNAPSHOT)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+const BOX: &str = "box.json";
+const SNAPSHOT: &str = "snapshot.json";
+const SAVED: &str = "saved.json";
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Readable by root only: environments hold secrets.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<fs::File> {
+    let draft = path.with_extension("json.new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+    file.write_all(bytes)?;
+    fs::rename(&draft, path)?;
+    Ok(file)
 }
 
 impl Record {
+    /// What decides how much the box whose folder is `dir` may write.
+    ///
+    /// # Errors
+    /// What was noted cannot be read.
+    pub(super) fn budget(&self, dir: &Path) -> io::Result<Budget> {
+        let saved = read(&dir.join(SAVED))?.unwrap_or_default();
+        Ok(Budget { limit: self.spec.limits.disk_bytes, started_with: self.started_with, saved })
+    }
+
+    /// Notes what the box was charged for when it was last saved; 0 when it has no snapshots any more. In a file of its own: snapshots
+    /// are removed whatever is being done to the box at the same time.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn note_saved(&self, dir: &Path, saved: u64) -> io::Result<()> {
+        write(&dir.join(SAVED), saved.to_string().as_bytes()).map(drop)
+    }
+
     /// Reads the record of the box whose folder is `dir`; `None` when there is none.
     ///
     /// # Errors
     /// It cannot be read or understood.
     pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(dir.join("box.json")) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read(&dir.join(BOX))
     }
 
     /// Writes the record, wholly or not at all. Readable by root only: environments hold secrets.
@@ -43,19 +136,24 @@ impl Record {
     /// # Errors
     /// It cannot be written.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        let draft = dir.join("box.json.new");
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(&draft, dir.join("box.json"))
+        write(&dir.join(BOX), &serde_json::to_vec(self)?).map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use boxyard_proto::BoxId;
-
     use super::*;
     use crate::Limits;
+
+    #[test]
+    fn a_record_of_an_older_server_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"spec":{"id":"wise-otter-12345","image":"node","limits":{"cpu_millis":1,"memory_bytes":2,"pids":3,
+            "disk_bytes":4}},"slot":5,"layers":["/l"]}"#;
+        fs::write(dir.path().join("box.json"), text).unwrap();
+        let record = Record::read(dir.path()).unwrap().unwrap();
+        assert_eq!((record.slot, record.storage, record.spec.from), (5, Kind::Folder, None));
+    }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
@@ -63,8 +161,10 @@ mod tests {
         assert_eq!(Record::read(dir.path()).unwrap(), None);
         let limits = Limits { cpu_millis: 1000, memory_bytes: 1 << 30, pids: 100, disk_bytes: 1 << 30 };
         let env = BTreeMap::from([("A".to_owned(), "b c".to_owned())]);
-        let spec = BoxSpec { id: BoxId::from_entropy(5), image: "node".into(), limits, env };
-        let record = Record { spec, slot: 9, layers: vec!["/layers/a".into()], image_env: BTreeMap::new() };
+        let spec = BoxSpec { id: BoxId::from_entropy(5), image: "node".into(), limits, env, from: None };
+        let layers = vec!["/layers/a".into()];
+        let image_env = BTreeMap::new();
+        let record = Record { spec, slot: 9, layers, image_env, storage: Kind::Pool, started_with: 7 };
         record.write(dir.path()).unwrap();
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record));

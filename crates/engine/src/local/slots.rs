@@ -49,6 +49,19 @@ impl Slots {
         Some(slot)
     }
 
+    /// Gives `id` another slot than it has, if one is free.
+    pub(super) fn change(&mut self, id: &BoxId) {
+        let old = self.by_box.remove(id);
+        let new = self.take(id);
+        match (old, new) {
+            (Some(old), Some(_)) => {
+                self.taken.remove(&old);
+            }
+            (Some(old), None) => self.insert(id, old),
+            (None, _) => {}
+        }
+    }
+
     /// Notes that `id` has `slot` since an earlier life of this server. False when it cannot be: another box has it, or it is beyond
     /// the count that the configuration allows now.
     pub(super) fn restore(&mut self, id: &BoxId, slot: u32) -> bool {
@@ -142,5 +155,10 @@ mod tests {
         let order: Vec<_> = ids[1..5].iter().map(|id| slots.take(id)).collect();
         assert_eq!(order, [Some(3), Some(0), Some(1), Some(2)]);
         assert_eq!(slots.take(&ids[0]), None);
+        slots.change(&ids[1]);
+        assert_eq!(slots.get(&ids[1]), Some(3), "there is no other");
+        slots.give_back(&ids[2]);
+        slots.change(&ids[1]);
+        assert_eq!((slots.get(&ids[1]), slots.take(&ids[0])), (Some(0), Some(3)));
     }
 }

@@ -44,6 +44,7 @@ use self::inside::Kit;
 use self::layers::Layers;
 use self::namespaces::{NAMESPACES, Proc};
 use self::socket::SocketFile;
+use crate::disk;
 use crate::sys::{self, Child, Forked};
 use crate::trouble::{Doing, Trouble};
 
@@ -90,6 +91,7 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
     sys::ignore_broken_pipes();
     limits::set(plan.open_files)?;
     let filter = seccomp::for_box();
+    let disk = plan.disk.as_ref().map(disk::make).transpose()?;
     let layers = Layers::open(&plan)?;
     let devices = Devices::open()?;
     let v1 = V1Cgroups::open(&plan.cgroups_v1)?;
@@ -118,7 +120,8 @@ fn launch(plan: Launch) -> Result<u32, Trouble> {
         // When the child is dead already, its last words say more than what we failed at for its sake.
         outside.last_words().unwrap_or(trouble)
     });
-    match attended.and_then(|()| outside.wait()) {
+    let limited = || disk.as_ref().map_or(Ok(()), disk::Made::finish);
+    match attended.and_then(|()| outside.wait()).and_then(|()| limited()) {
         Ok(()) => {
             socket.keep();
             cgroup.keep();

@@ -300,7 +300,7 @@ impl Keeper {
                     Deed::Create => engine.create(&fixed.spec).await,
                     Deed::Remove => engine.remove(id).await,
                     Deed::Pause => engine.pause(id).await,
-                    Deed::Resume => engine.resume(id).await,
+                    Deed::Resume => engine.resume(id).await.map(drop),
                     // A save that was begun by a server that has ended since is given up: its snapshot has no other record.
                     Deed::Save => Err(EngineError::new(ErrorKind::Unsupported, "saving a box")),
                 }

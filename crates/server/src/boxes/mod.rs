@@ -344,6 +344,7 @@ impl Yard {
             image: row.runtime.clone(),
             limits: self.sizes.of(row.size),
             env: row.env.clone(),
+            from: None,
         };
         let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place());
         self.registry.insert(kept.clone());

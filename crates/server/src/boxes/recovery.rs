@@ -101,7 +101,7 @@ impl Boxes {
         [removes, others]: &[Arc<Semaphore>; 2],
     ) -> Result<(), RecoveryError> {
         let alive = match seen {
-            Some(ObservedState::Running) => true,
+            Some(ObservedState::Running | ObservedState::Frozen) => true,
             // A paused box whose processes were stopped keeps its disk.
             Some(ObservedState::Stopped) => stored == Phase::Paused,
             Some(ObservedState::Partial) | None => false,

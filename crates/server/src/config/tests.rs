@@ -55,6 +55,7 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!(config.limits.output_cap, 64 << 20);
     assert_eq!(config.sizes.of(Size::Small).memory_bytes, 4_000_000_000);
     assert_eq!(config.sizes.of(Size::Large).cpu_millis, 8000);
+    assert_eq!(config.storage, Storage { kind: StorageChoice::Auto, pool_size: None });
     assert_eq!(config.logs_keep, Duration::from_hours(7 * 24));
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use boxyard_engine::local::StorageChoice;
+
 use super::LogFormat;
 use crate::store::Synchronous;
 
@@ -195,6 +197,19 @@ impl Setting for Synchronous {
         match text {
             "normal" => Some(Self::Normal),
             "full" => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
+
+impl Setting for StorageChoice {
+    const EXPECTED: &'static str = "auto, btrfs or dir";
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "btrfs" => Some(Self::Btrfs),
+            "dir" => Some(Self::Dir),
             _ => None,
         }
     }

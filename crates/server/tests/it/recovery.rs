@@ -134,7 +134,7 @@ async fn boxes_that_are_gone_fail_and_boxes_without_a_record_are_removed() {
     yard.engine.lose(&box_id(&lost));
     let stray = BoxId::from_entropy(7);
     let limits = Limits { cpu_millis: 1, memory_bytes: 1, pids: 1, disk_bytes: 1 };
-    yard.engine.plant(BoxSpec { id: stray.clone(), image: "node".into(), limits, env: Default::default() });
+    yard.engine.plant(BoxSpec { id: stray.clone(), image: "node".into(), limits, env: Default::default(), from: None });
     yard.up().await;
     assert_eq!(yard.engine.ids(), [box_id(&kept)]);
     let client = yard.client();

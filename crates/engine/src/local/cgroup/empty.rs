@@ -19,6 +19,11 @@ use super::{Cgroups, is_gone, remove_folder};
 /// How long killed processes may take to be gone. Only a process that is stuck in the kernel takes longer than a moment.
 const DEATH_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The kernel tells of changes of a group once in ten milliseconds at most, and a change that follows another is told of that much
+/// later. Freezing and dying take less, so the file is looked at some times before that.
+const LOOKS: u32 = 12;
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 impl Cgroups {
     /// Kills every process of the box and tells the kernel only: returns before they are gone. For places that cannot wait.
     pub(in crate::local) fn kill_now(&self, id: &BoxId) -> io::Result<()> {
@@ -59,8 +64,14 @@ impl Cgroups {
     }
 }
 
-/// Waits until no process is left in `group` or below. The kernel says when: `cgroup.events` becomes readable out of band.
+/// Waits until no process is left in `group` or below.
 async fn wait_empty(group: &Path) -> io::Result<()> {
+    wait_for(group, "populated 0", DEATH_DEADLINE, "processes do not end").await
+}
+
+/// Waits until a line of the group's `cgroup.events` is this, or the group is gone. The kernel says when to look: the file becomes
+/// readable out of band.
+pub(super) async fn wait_for(group: &Path, wanted: &str, deadline: Duration, late: &'static str) -> io::Result<()> {
     let file = match fs::File::open(group.join("cgroup.events")) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(()),
@@ -68,20 +79,29 @@ async fn wait_empty(group: &Path) -> io::Result<()> {
     };
     let wait = async {
         let events = watch(file.into(), Interest::PRIORITY)?;
+        let mut looks = 0;
         loop {
             let mut text = [0; 256];
             let length = match rustix::io::pread(events.get_ref(), &mut text, 0) {
                 Err(Errno::NODEV) => return Ok(()),
                 read => read?,
             };
-            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == "populated 0") {
+            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == wanted) {
                 return Ok(());
             }
             // Cleared before the next read, so that a change in between is not lost.
-            events.ready(Interest::PRIORITY).await?.clear_ready();
+            let told = events.ready(Interest::PRIORITY);
+            if looks < LOOKS {
+                looks += 1;
+                if let Ok(told) = timeout(LOOK_AGAIN, told).await {
+                    told?.clear_ready();
+                }
+            } else {
+                told.await?.clear_ready();
+            }
         }
     };
-    timeout(DEATH_DEADLINE, wait).await.map_err(|_| io::Error::other("processes do not end"))?
+    timeout(deadline, wait).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))?
 }
 
 #[expect(

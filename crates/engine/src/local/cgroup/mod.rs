@@ -5,7 +5,7 @@
 //! same name in the controller's v1 hierarchy.
 //!
 //! ```text
-//!   <v2>/boxyard-<tag>/<box>            cgroup.kill, cgroup.events, cpu.stat (and the limits, on a v2 host)
+//!   <v2>/boxyard-<tag>/<box>            cgroup.kill, cgroup.freeze, cgroup.events, cpu.stat (and the limits, on a v2 host)
 //!                      <box>/init       PID 1, made by the launcher
 //!                      <box>/<job>      one per job, made by boxyard-init
 //!   <v1 memory>/boxyard-<tag>/<box>     limits, on a v1 or hybrid host; the same for cpu and pids
@@ -18,6 +18,7 @@
 
 mod detect;
 mod empty;
+mod freeze;
 mod limits;
 
 use std::collections::BTreeSet;
@@ -179,12 +180,27 @@ impl Cgroups {
                 cpu_ns: number(&v2.join("cpu.stat"), Some("usage_usec "))?.saturating_mul(1000),
                 memory_bytes: at(Controller::Memory, "memory.usage_in_bytes", "memory.current")?,
                 pids: at(Controller::Pids, "pids.current", "pids.current")?,
+                oom_kills: self.oom_kills(id)?,
+                ..Usage::default()
             })
         };
         match read() {
             Ok(usage) => Ok(Some(usage)),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// How many of the box's processes the kernel has ended because the box was out of memory.
+    fn oom_kills(&self, id: &BoxId) -> io::Result<u64> {
+        let file = match self.v1_of(Controller::Memory) {
+            Some(base) => base.join(id.as_str()).join("memory.oom_control"),
+            None => self.tree.join(id.as_str()).join("memory.events"),
+        };
+        match number(&file, Some("oom_kill ")) {
+            // Kernels before 4.13 do not count.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(0),
+            counted => counted,
         }
     }
 

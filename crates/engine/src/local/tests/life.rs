@@ -172,16 +172,6 @@ async fn a_missing_layer_or_program_is_an_error_that_leaves_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_yet_says_so() {
-    let yard = Yard::open().await;
-    let id = BoxId::from_entropy(1);
-    for result in [yard.engine.pause(&id).await, yard.engine.resume(&id).await] {
-        assert_eq!(result.unwrap_err().kind, ErrorKind::Unsupported);
-    }
-    yard.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_launcher_that_is_killed_in_the_middle_leaves_nothing_running() {
     let scripts = tempfile::tempdir().unwrap();
     let init = super::yard::init_program();

@@ -1,10 +1,14 @@
 //! Real boxes on this machine. They need root, `nft`, `mmdebstrap` and a built `boxyard-init`, and fail where one is missing.
 
+mod crashes;
+mod disks;
 mod doctor;
 mod isolation;
 mod layers;
 mod life;
 mod limits;
 mod network;
+mod pause;
+mod snapshots;
 mod sockets;
 mod yard;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::agent::{self, Event};
 use crate::images::{BuildProgress, Image, ImagesConfig, LayerRunner};
-use crate::local::{Cidr, ImageSource, LocalConfig, LocalEngine};
+use crate::local::{Cidr, ImageSource, LocalConfig, LocalEngine, StorageChoice};
 use crate::{BoxSpec, Engine, EngineError, Limits};
 use boxyard_proto::BoxId;
 
@@ -23,13 +23,15 @@ pub(super) const LIMITS: Limits = Limits { cpu_millis: 2000, memory_bytes: 256 <
 pub(super) struct Yard {
     pub(super) engine: LocalEngine,
     pub(super) config: LocalConfig,
-    data: TempDir,
+    // Before the folder: it unmounts what is in there.
     _after_failure: AfterFailure,
+    data: TempDir,
 }
 
 /// Takes a failed test's things from the host, so that they harm neither the next test nor the machine.
 struct AfterFailure {
     tag: String,
+    data: PathBuf,
 }
 
 impl Drop for AfterFailure {
@@ -39,10 +41,16 @@ impl Drop for AfterFailure {
         }
         let script = "for g in /sys/fs/cgroup/*/boxyard-$TAG/*/; do echo 1 > $g/cgroup.kill; done
             for n in 1 2 3 4 5 6 7 8 9; do find /sys/fs/cgroup/*/boxyard-$TAG -depth -type d -exec rmdir {} + && break; sleep 0.1; done
+            umount -l $DATA/pool
             nft delete table inet boxyard_$TAG
             ip -o addr show label lo:by$TAG | while read a b c d e; do ip addr del $d dev lo; done
             rm -rf /run/boxyard-$TAG";
-        let _ = Command::new("sh").args(["-c", script]).env("TAG", &self.tag).stderr(Stdio::null()).status();
+        let _ = Command::new("sh")
+            .args(["-c", script])
+            .env("TAG", &self.tag)
+            .env("DATA", &self.data)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -62,6 +70,7 @@ impl Yard {
     pub(super) async fn open_with(change: impl FnOnce(&mut LocalConfig)) -> Self {
         let data = tempfile::tempdir_in(target()).unwrap();
         let mut config = LocalConfig::new(data.path().join("data"), init_program(), ImagesConfig::default());
+        config.storage = StorageChoice::Dir;
         change(&mut config);
         loop {
             // One of the 512 small ranges in the default one, so that tests can run beside each other.
@@ -76,16 +85,49 @@ impl Yard {
         }
     }
 
+    /// With a pool of two gigabytes, of which only what is written is on the disk.
+    pub(super) async fn with_pool() -> Self {
+        Self::with(StorageChoice::Btrfs).await
+    }
+
+    /// With this storage.
+    pub(super) async fn with(storage: StorageChoice) -> Self {
+        Self::open_with(|config| {
+            config.storage = storage;
+            config.pool_size = Some(2 << 30);
+        })
+        .await
+    }
+
     /// Ends the server and starts another on the same data folder.
     pub(super) async fn reopen(self) -> Self {
-        let Self { engine, config, data, .. } = self;
+        self.reopen_with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub(super) async fn reopen_with(self, change: impl FnOnce(&mut LocalConfig)) -> Self {
+        self.reopen_after(async |_, _| {}, change).await
+    }
+
+    /// The same, with something done in between.
+    pub(super) async fn reopen_after(
+        self,
+        between: impl AsyncFnOnce(&LocalConfig, &str),
+        change: impl FnOnce(&mut LocalConfig),
+    ) -> Self {
+        let tag = self.tag();
+        let Self { engine, mut config, data, .. } = self;
         drop(engine);
+        let _after_failure = AfterFailure { tag: tag.clone(), data: config.data_dir.clone() };
+        between(&config, &tag).await;
+        change(&mut config);
         Self::of(open(config.clone()).await.unwrap(), config, data)
     }
 
     fn of(engine: LocalEngine, config: LocalConfig, data: TempDir) -> Self {
         let tag = engine.host.instance.tag().to_owned();
-        Self { engine, config, data, _after_failure: AfterFailure { tag } }
+        let after_failure = AfterFailure { tag, data: config.data_dir.clone() };
+        Self { engine, config, data, _after_failure: after_failure }
     }
 
     pub(super) async fn make(&self) -> BoxId {
@@ -122,6 +164,12 @@ impl Yard {
         for observed in self.engine.observe().await.unwrap() {
             self.engine.remove(&observed.id).await.map_err(explain).unwrap();
         }
+        for snapshot in self.engine.snapshots().await.unwrap() {
+            self.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+        }
+        for storage in self.engine.host.storages.all() {
+            assert_eq!(storage.names().unwrap(), [Vec::<String>::new(), Vec::new()]);
+        }
         self.links_gone().await;
         let traces = traces(&self.tag());
         assert_eq!(traces, BTreeMap::from([("cgroups", 0), ("links", 0), ("processes", 0), ("sockets", 0)]));
@@ -131,7 +179,9 @@ impl Yard {
         let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
         assert!(!String::from_utf8_lossy(&tables.stdout).contains(&tag));
         let left = |name: &str| fs::read_dir(self.data.path().join("data").join(name)).unwrap().count();
-        assert_eq!((left("boxes"), left("trash")), (0, 0));
+        assert_eq!((left("boxes"), left("snapshots"), left("trash")), (0, 0, 0));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.data.path().to_str().unwrap()), "{mounts}");
     }
 }
 
@@ -154,7 +204,7 @@ pub(super) async fn sh(engine: &LocalEngine, id: &BoxId, script: &str) -> Result
 
 pub(super) fn spec(limits: Limits) -> BoxSpec {
     let env = BTreeMap::from([("GREETING".to_owned(), "hello from the spec".to_owned())]);
-    BoxSpec { id: BoxId::from_entropy(rand::random()), image: "tree".into(), limits, env }
+    BoxSpec { id: BoxId::from_entropy(rand::random()), image: "tree".into(), limits, env, from: None }
 }
 
 /// Counts what an instance has on the host, by kind: boxes' groups, links, processes in them, sockets.
@@ -196,7 +246,7 @@ pub(super) fn explain(error: EngineError) -> String {
     text
 }
 
-async fn open(config: LocalConfig) -> Result<LocalEngine, String> {
+pub(super) async fn open(config: LocalConfig) -> Result<LocalEngine, String> {
     LocalEngine::open_with(config, |_, _| Ok(Box::new(Tree { layer: tree() }))).await.map_err(explain)
 }
 

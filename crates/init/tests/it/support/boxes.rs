@@ -35,6 +35,7 @@ impl TestBox {
         }
         let cgroup = Cgroup::new(&format!("box-{}-{number}", std::process::id()));
         let plan = Launch {
+            disk: None,
             id: BoxId::from_entropy(u64::from(number)),
             uid_start: UIDS_PER_BOX * (2000 + number),
             layers: vec![image()],

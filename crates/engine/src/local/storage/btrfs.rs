@@ -1,0 +1,192 @@
+//! Disks in subvolumes of a btrfs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use boxyard_proto::disk::{Answer, Disk, Order, Quotas};
+use boxyard_proto::{BoxId, SnapshotId};
+use tokio::sync::Mutex;
+
+use super::{Budget, Storage, copy, entries, walk};
+use crate::local::disk::DiskTool;
+use crate::local::step;
+
+/// How old sizes may be that are told. The file system's own books are older than that most of the time.
+const SIZES_AGE: Duration = Duration::from_secs(1);
+
+/// Disks below one folder.
+#[derive(Debug)]
+pub(super) struct Subvolumes {
+    root: PathBuf,
+    tool: Arc<DiskTool>,
+    quotas: Quotas,
+    measured: walk::Sizes,
+    sizes: Mutex<Option<(Instant, BTreeMap<String, u64>)>>,
+}
+
+impl Subvolumes {
+    /// Uses `root`, which is on btrfs, and removes what saves left there that were broken off. `enable` says which quotas to
+    /// switch on.
+    pub(super) async fn open(root: &Path, tool: &Arc<DiskTool>, enable: Quotas) -> io::Result<Self> {
+        for folder in [root.to_owned(), root.join("boxes"), root.join("snapshots")] {
+            match fs::DirBuilder::new().mode(0o700).create(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        let quotas = match tool.order(Order::Quotas { at: root.to_owned(), enable }).await? {
+            Answer::Quotas { on, .. } => on,
+            Answer::Done | Answer::Sizes { .. } | Answer::Failed { .. } => Quotas::Off,
+        };
+        if quotas == Quotas::Off {
+            tracing::warn!(folder = %root.display(), "quotas are off on this file system: boxes' disks are not limited");
+        }
+        let subvolumes = Self {
+            root: root.to_owned(),
+            tool: Arc::clone(tool),
+            quotas,
+            measured: walk::Sizes::default(),
+            sizes: Mutex::new(None),
+        };
+        for name in entries(&root.join("snapshots"))?.into_iter().filter(|name| name.starts_with('.')) {
+            subvolumes.destroy(root.join("snapshots").join(name)).await?;
+        }
+        Ok(subvolumes)
+    }
+
+    /// Where a disk is put together that is copied here.
+    fn draft(&self, id: &BoxId) -> PathBuf {
+        self.root.join("boxes").join(format!(".{id}"))
+    }
+
+    async fn destroy(&self, subvolume: PathBuf) -> io::Result<()> {
+        if !subvolume.exists() {
+            return Ok(());
+        }
+        self.tool.order(Order::Destroy { subvolume }).await.map(drop)
+    }
+
+    /// Bytes that the files of a subvolume hold, whoever else holds them.
+    async fn measure(&self, subvolume: PathBuf) -> io::Result<u64> {
+        match self.tool.order(Order::Measure { subvolume }).await? {
+            Answer::Sizes { bytes } => Ok(bytes.values().sum()),
+            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
+        }
+    }
+
+    async fn sizes_in(&self, folder: &str, name: Option<&str>) -> io::Result<BTreeMap<String, u64>> {
+        let order = Order::Sizes { folder: self.root.join(folder), name: name.map(str::to_owned) };
+        match self.tool.order(order).await? {
+            Answer::Sizes { bytes } => Ok(bytes),
+            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Subvolumes {
+    fn disk(&self, id: &BoxId) -> PathBuf {
+        self.root.join("boxes").join(id.as_str())
+    }
+
+    fn saved(&self, id: &SnapshotId) -> PathBuf {
+        self.root.join("snapshots").join(id.as_str())
+    }
+
+    fn limits(&self) -> bool {
+        self.quotas != Quotas::Off
+    }
+
+    fn copies(&self, from: &Path) -> bool {
+        !from.starts_with(&self.root)
+    }
+
+    async fn prepare(&self, id: &BoxId, from: Option<&Path>, budget: Budget) -> io::Result<Option<Disk>> {
+        let subvolume = self.disk(id);
+        let disk = Disk { subvolume: subvolume.clone(), from: None, limit: budget.charge(self.quotas) };
+        let Some(from) = from else { return Ok(Some(disk)) };
+        if !self.copies(from) {
+            return Ok(Some(Disk { from: Some(from.to_owned()), ..disk }));
+        }
+        // Saved by another kind of storage. It has its name when it is complete.
+        let draft = self.draft(id);
+        self.destroy(draft.clone()).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), ..disk.clone() })).await?;
+        fs::remove_dir(draft.join("upper"))?;
+        step::done("copy: begun");
+        copy::copy(from.join("upper"), draft.join("upper")).await?;
+        step::done("copy: half");
+        copy::settle(draft.clone()).await?;
+        fs::rename(draft, subvolume)?;
+        Ok(Some(disk))
+    }
+
+    async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+        let draft = self.root.join("snapshots").join(format!(".{into}"));
+        self.destroy(draft.clone()).await?;
+        self.tool.order(Order::Flush { subvolume: self.disk(id), draft }).await.map(drop)
+    }
+
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+        let saved = self.saved(into);
+        self.destroy(saved.clone()).await?;
+        self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await.map(drop)
+    }
+
+    async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
+        if self.quotas != Quotas::Full {
+            return self.measure(self.saved(id)).await;
+        }
+        let sizes = self.sizes_in("snapshots", Some(id.as_str())).await?;
+        sizes.get(id.as_str()).copied().ok_or_else(|| io::Error::other("the file system does not count the snapshot"))
+    }
+
+    async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {
+        let charged_for_others = budget.started_with > 0 || budget.saved > 0;
+        if self.quotas == Quotas::Off || (self.quotas == Quotas::Simple && charged_for_others) {
+            return self.measured.recall(id, self.measure(self.disk(id))).await;
+        }
+        let mut sizes = self.sizes.lock().await;
+        let known = sizes.as_ref().filter(|(at, bytes)| at.elapsed() < SIZES_AGE && bytes.contains_key(id.as_str()));
+        if known.is_none() {
+            *sizes = Some((Instant::now(), self.sizes_in("boxes", None).await?));
+        }
+        Ok(sizes.as_ref().and_then(|(_, bytes)| bytes.get(id.as_str())).copied().unwrap_or_default())
+    }
+
+    async fn charged(&self, id: &BoxId) -> io::Result<u64> {
+        if self.quotas != Quotas::Simple {
+            return Ok(0);
+        }
+        Ok(self.sizes_in("boxes", Some(id.as_str())).await?.get(id.as_str()).copied().unwrap_or_default())
+    }
+
+    async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
+        // Full quotas do not mind who else holds something.
+        if self.quotas != Quotas::Simple || !self.disk(id).exists() {
+            return Ok(());
+        }
+        let disk = Disk { subvolume: self.disk(id), from: None, limit: budget.charge(self.quotas) };
+        self.tool.order(Order::Make(disk)).await.map(drop)
+    }
+
+    async fn remove(&self, id: &BoxId) -> io::Result<()> {
+        self.destroy(self.draft(id)).await?;
+        self.destroy(self.disk(id)).await
+    }
+
+    async fn forget(&self, id: &SnapshotId) -> io::Result<()> {
+        self.destroy(self.root.join("snapshots").join(format!(".{id}"))).await?;
+        self.destroy(self.saved(id)).await
+    }
+
+    fn names(&self) -> io::Result<[Vec<String>; 2]> {
+        Ok([entries(&self.root.join("boxes"))?, entries(&self.root.join("snapshots"))?])
+    }
+}
