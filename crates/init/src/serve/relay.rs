@@ -114,12 +114,15 @@ impl Relay {
     fn heed(&mut self) -> io::Result<()> {
         while let Some(incoming) = self.connection.cut()? {
             match incoming {
-                Incoming::Input(bytes) if self.input != Input::Open => drop(bytes),
-                Incoming::Input(bytes) if bytes.is_empty() => {
+                Incoming::Input(_) if self.input != Input::Open => {}
+                Incoming::Input(range) if range.is_empty() => {
                     self.input = Input::Ending;
                     self.write();
                 }
-                Incoming::Input(bytes) => self.push(bytes),
+                Incoming::Input(range) => {
+                    let bytes = self.connection.input(range).to_vec();
+                    self.push(bytes);
+                }
                 Incoming::Unknown(message) => self.connection.say(&FromInit::Unsupported { message }),
                 Incoming::Message(ToInit::Hello(_)) => {}
                 Incoming::Message(ToInit::End { .. }) => return Err(io::ErrorKind::ConnectionAborted.into()),
