@@ -3,7 +3,6 @@
 //! A connection holds a lease of its box, so the box resumes at the login and stays awake; when the box ends or is paused all channels
 //! are told why and closed. Every task of a connection ends when its client is gone or [`Connection`] is dropped.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +22,7 @@ use super::flow::{Backlogs, Flow};
 use super::forward;
 use super::forward_log::ForwardLog;
 use super::listeners::Listeners;
-use super::request::{Asked, Requests};
+use super::request::{Asked, Requests, Unstarted};
 use super::session;
 use super::{Link, Shared};
 use crate::boxes::lifecycle::Phase;
@@ -40,8 +39,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Connection {
     common: Arc<Common>,
-    /// Session channels that have not been told yet what to run.
-    requests: HashMap<ChannelId, Requests>,
+    requests: Unstarted<ChannelId>,
     listeners: Listeners,
 }
 
@@ -115,7 +113,7 @@ impl Connection {
         let watching = Arc::clone(&common);
         // Ends with the connection. Not one of the tracked tasks, because it waits for those.
         tokio::spawn(async move { gone.run_until_cancelled(watch_box(watching)).await });
-        Self { listeners: Listeners::new(Arc::clone(&common)), common, requests: HashMap::new() }
+        Self { listeners: Listeners::new(Arc::clone(&common)), common, requests: Unstarted::new() }
     }
 
     /// A session channel was asked for. Returns at once; a task of its own does the rest.
