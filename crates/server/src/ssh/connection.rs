@@ -5,7 +5,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use boxyard_proto::api::logs::LogLevel;
@@ -24,14 +23,12 @@ use super::forward_log::ForwardLog;
 use super::listeners::Listeners;
 use super::request::{Asked, Requests, Unstarted};
 use super::session;
+use super::share::ClosedFirst;
 use super::{Link, Shared};
 use crate::boxes::lifecycle::Phase;
 use crate::boxes::{Kept, Program};
 use crate::metrics::SshChannel;
 
-/// Channels that we closed before their client did, in one connection's life. `russh` keeps about 3 KiB of each until the connection ends
-/// (a CHANNEL_CLOSE that answers ours does not reach its table), so a connection that has used this up must be made anew.
-const CLOSED_FIRST_MAX: u32 = 20_000;
 /// How long channels may take to tell their clients that the box is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -60,7 +57,7 @@ pub(super) struct Common {
     slots_max: usize,
     /// Session channels so far.
     sessions: watch::Sender<usize>,
-    closed_first: AtomicU32,
+    closed_first: ClosedFirst,
     /// Cancelled when the client is gone.
     gone: CancellationToken,
     tasks: TaskTracker,
@@ -93,19 +90,20 @@ impl Connection {
         let slots_max = usize::try_from(shared.limits.ssh_channels_per_connection).unwrap_or(usize::MAX);
         let slots_max = slots_max.min(Semaphore::MAX_PERMITS);
         let gone = link.gone.child_token();
+        let share = shared.shares.of(login.kept.account());
         let common = Arc::new(Common {
             kept: login.kept,
             handle,
             peer: link.peer,
             local: link.local,
-            flow: Flow::new(Backlogs::new(&shared.metrics.ssh_backlog), link.pace),
+            flow: Flow::new(Backlogs::new(&shared.metrics.ssh_backlog, Arc::clone(&share)), link.pace),
             log: ForwardLog::default(),
             agent: AgentForward::default(),
             farewell: watch::Sender::new(None),
             slots: Arc::new(Semaphore::new(slots_max)),
             slots_max,
             sessions: watch::Sender::new(0),
-            closed_first: AtomicU32::new(0),
+            closed_first: ClosedFirst::new(share),
             gone: gone.clone(),
             tasks: TaskTracker::new(),
             shared,
@@ -217,8 +215,7 @@ impl Common {
 
     /// The right to a channel that the client opens.
     fn slot(&self) -> Option<Slot> {
-        let fresh = self.closed_first.load(Ordering::Relaxed) < CLOSED_FIRST_MAX;
-        (fresh && self.flow.has_room()).then(|| self.take_slot()).flatten()
+        (self.closed_first.has_room() && self.flow.has_room()).then(|| self.take_slot()).flatten()
     }
 
     /// The right to a channel that something in the box opens. A quarter of all is left to the client.
@@ -239,7 +236,7 @@ impl Common {
 
     /// Counts a channel that we close before its client does.
     pub(super) fn closes_first(&self) {
-        self.closed_first.fetch_add(1, Ordering::Relaxed);
+        self.closed_first.add();
     }
 
     /// Why there is no more work in this box; waits for that.
