@@ -11,7 +11,7 @@ use boxyard_proto::api::logs::LogLevel;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +31,8 @@ use crate::metrics::SshChannel;
 
 /// How long channels may take to tell their clients that the box is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a client may take to be told why its connection ends, and then to end it.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A connection that has logged in. Dropping it ends everything that it has begun.
 #[derive(Debug)]
@@ -110,7 +112,10 @@ impl Connection {
         });
         let watching = Arc::clone(&common);
         // Ends with the connection. Not one of the tracked tasks, because it waits for those.
-        tokio::spawn(async move { gone.run_until_cancelled(watch_box(watching)).await });
+        tokio::spawn(async move {
+            gone.run_until_cancelled(watch_box(watching)).await;
+            link.gone.cancel();
+        });
         Self { listeners: Listeners::new(Arc::clone(&common)), common, requests: Unstarted::new() }
     }
 
@@ -268,7 +273,8 @@ impl Drop for Counted {
     }
 }
 
-/// Keeps the box awake. When it ends or is paused, says so on every channel and ends the connection.
+/// Keeps the box awake. When it ends or is paused, says so on every channel and asks the client to end the connection. When this returns
+/// it has had its time.
 async fn watch_box(common: Arc<Common>) {
     let text = match common.kept.lease().await {
         Err(error) => error.to_string(),
@@ -292,7 +298,10 @@ async fn watch_box(common: Arc<Common>) {
     };
     // Whoever does not read what it is told must not keep the connection open.
     let _ = timeout(FAREWELL, told).await;
-    let _ = common.handle.disconnect(Disconnect::ByApplication, text.to_string(), String::new()).await;
+    let goodbye = common.handle.disconnect(Disconnect::ByApplication, text.to_string(), String::new());
+    // `russh` takes no message while it writes to a client that does not read, or waits for one in the middle of a key exchange.
+    let _ = timeout(GOODBYE, goodbye).await;
+    sleep(GOODBYE).await;
 }
 
 fn farewell(kept: &Kept, phase: Phase) -> String {

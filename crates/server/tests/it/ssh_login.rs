@@ -424,7 +424,8 @@ async fn freezable(yard: &Yard) -> (Ssh, CancellationToken, JoinHandle<TcpStream
         }
     });
     let eyes = Eyes::default();
-    let config = Arc::new(client::Config::default());
+    // More than the kernel's buffers hold, so that the server's writes wait for a frozen client.
+    let config = Arc::new(client::Config { window_size: 256 << 20, ..client::Config::default() });
     let handle = client::connect_stream(config, near, eyes.clone()).await.expect("a connection");
     (Ssh { handle, eyes }, freeze, frozen)
 }
@@ -439,6 +440,23 @@ async fn a_client_that_does_not_take_its_goodbye_is_cut() {
     let mut socket = frozen.await.expect("no panic");
     yard.down().await;
     assert!(!rest(&mut socket).await.is_empty(), "it was told, had it listened");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_does_not_stay_in_a_box_that_was_deleted() {
+    let yard = door_with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    let (mut inside, freeze, frozen) = freezable(&yard).await;
+    assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
+    let mut channel = inside.handle.channel_open_session().await.expect("a channel");
+    channel.exec(false, "yes 200000000").await.expect("a connection");
+    while !matches!(channel.wait().await, Some(russh::ChannelMsg::Data { .. })) {}
+    freeze.cancel();
+    let _socket = frozen.await.expect("no panic");
+    assert_eq!(client.delete(&format!("/v2/box/{id}")).await.status, StatusCode::OK);
+    figure(&yard, "boxyard_ssh_sessions 0").await;
+    figure(&yard, "boxyard_ssh_connections 0").await;
 }
 
 #[tokio::test]
