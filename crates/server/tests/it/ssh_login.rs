@@ -293,6 +293,27 @@ async fn an_account_that_is_tried_too_often_stays_open_to_addresses_it_knows() {
 }
 
 #[tokio::test]
+async fn an_address_is_sent_away_as_soon_for_a_box_whose_account_is_being_tried_as_for_none() {
+    for there in [true, false] {
+        let yard = door_with(|config| {
+            config.limits.ssh_failures_per_minute = 5;
+            config.limits.ssh_account_failures_per_minute = 2;
+        })
+        .await;
+        let mut id = yard.client().new_box().await;
+        if !there {
+            yard.client().delete(&format!("/v2/box/{id}")).await;
+            id = "current-wasp-05510".into();
+        }
+        for _ in 0..5 {
+            assert_eq!(yard.login(&id, "box_wrong").await, refused());
+        }
+        let said = sent_away(yard.ssh_address()).await;
+        assert!(said.contains("too many failed logins from your address"), "{there}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn silence_has_its_time() {
     let yard = door_with(|config| config.limits.ssh_login_time = Duration::from_millis(300)).await;
     let id = yard.client().new_box().await;
