@@ -218,6 +218,11 @@ impl Common {
         self.tasks.spawn(async move { gone.run_until_cancelled(task).await });
     }
 
+    /// Does something in a callback, which the connection waits for, until the client is gone at the latest.
+    pub(super) async fn until_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.gone.run_until_cancelled(work).await
+    }
+
     /// The right to a channel that the client opens.
     fn slot(&self) -> Option<Slot> {
         (self.closed_first.has_room() && self.flow.has_room()).then(|| self.take_slot()).flatten()

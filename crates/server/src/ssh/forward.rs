@@ -133,7 +133,7 @@ pub(super) async fn carry(common: &Common, channel: Channel<Msg>, socket: Sessio
             }
         }
     };
-    let mut hearing = std::pin::pin!(hear(&mut read, &input));
+    let mut hearing = Box::pin(hear(&mut read, &input));
     let (mut inward, mut outward) = (std::pin::pin!(input.feed(&control)), std::pin::pin!(outward));
     let (mut sending, mut receiving) = (true, true);
     let whole = loop {
@@ -163,9 +163,12 @@ pub(super) async fn carry(common: &Common, channel: Channel<Msg>, socket: Sessio
             break true;
         }
     };
-    if whole && matches!(timeout(CLOSE_FIRST, hearing).await, Ok(Heard::Closed)) {
+    if whole && matches!(timeout(CLOSE_FIRST, &mut hearing).await, Ok(Heard::Closed)) {
         return;
     }
+    // `russh` must not wait for us to hear more while we wait for it to close.
+    drop(hearing);
+    drop(read);
     common.closes_first();
     out.close().await;
 }
