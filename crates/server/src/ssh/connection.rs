@@ -29,6 +29,8 @@ use crate::boxes::lifecycle::Phase;
 use crate::boxes::{Kept, Program};
 use crate::metrics::SshChannel;
 
+/// Channels that the client opens and we refuse, and that it has not been told of yet.
+const REFUSALS_MAX: usize = 1024;
 /// How long channels may take to tell their clients that the box is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a client may take to be told why its connection ends, and then to end it.
@@ -57,11 +59,15 @@ pub(super) struct Common {
     /// A permit for each channel that may be open.
     slots: Arc<Semaphore>,
     slots_max: usize,
+    /// A permit for each refusal that may wait.
+    refusals: Arc<Semaphore>,
     /// Session channels so far.
     sessions: watch::Sender<usize>,
     closed_first: ClosedFirst,
     /// Cancelled when the client is gone.
     gone: CancellationToken,
+    /// Cancelling it ends the connection.
+    end: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -104,9 +110,11 @@ impl Connection {
             farewell: watch::Sender::new(None),
             slots: Arc::new(Semaphore::new(slots_max)),
             slots_max,
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             sessions: watch::Sender::new(0),
             closed_first: ClosedFirst::new(share),
             gone: gone.clone(),
+            end: link.gone.clone(),
             tasks: TaskTracker::new(),
             shared,
         });
@@ -122,7 +130,7 @@ impl Connection {
     /// A session channel was asked for. Returns at once; a task of its own does the rest.
     pub(super) async fn open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
         let Some(slot) = self.common.slot() else {
-            return reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage);
         };
         let (requests, asked) = Requests::new();
         self.requests.insert(channel.id(), requests);
@@ -132,11 +140,24 @@ impl Connection {
     }
 
     /// A connection to a socket in the box was asked for. Returns at once.
-    pub(super) async fn open_direct(&mut self, channel: Channel<Msg>, target: Target, reply: ChannelOpenHandle) {
+    pub(super) fn open_direct(&mut self, channel: Channel<Msg>, target: Target, reply: ChannelOpenHandle) {
         match self.common.slot() {
             Some(slot) => self.common.spawn(forward::direct(Arc::clone(&self.common), channel, target, reply, slot)),
-            None => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+            None => self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage),
         }
+    }
+
+    /// A channel was asked for that there cannot be.
+    pub(super) fn refuse(&self, channel: Channel<Msg>, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
+        let Ok(permit) = Arc::clone(&self.common.refusals).try_acquire_owned() else {
+            tracing::info!(peer = %self.common.peer, "an SSH client asks for channels and does not want to hear the answers");
+            return self.common.end.cancel();
+        };
+        let common = Arc::clone(&self.common);
+        self.common.spawn(async move {
+            common.refuse(channel.id(), reply, why).await;
+            drop(permit);
+        });
     }
 
     /// A terminal was asked for; says whether there will be one.
@@ -221,6 +242,15 @@ impl Common {
     /// Does something in a callback, which the connection waits for, until the client is gone at the latest.
     pub(super) async fn until_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.gone.run_until_cancelled(work).await
+    }
+
+    /// Tells the client that it cannot have a channel, as soon as `russh` takes messages. It keeps answers like this, with all that it
+    /// knows of the channel, in a queue without bound, which it does not look at in the middle of a key exchange; and the client can
+    /// make that last and go on asking.
+    pub(super) async fn refuse(&self, channel: ChannelId, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
+        // A message that does nothing, since there is no such channel, has its place in the queue that has a bound.
+        let _ = self.handle.xon_xoff_request(channel, false).await;
+        reply.reject(why).await;
     }
 
     /// The right to a channel that the client opens.

@@ -145,7 +145,7 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &mut self.connection {
-            connection.open_direct(channel, Target::Tcp(host.to_owned(), port), reply).await;
+            connection.open_direct(channel, Target::Tcp(host.to_owned(), port), reply);
         }
         Ok(())
     }
@@ -158,20 +158,38 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &mut self.connection {
-            connection.open_direct(channel, Target::Unix(path.to_owned()), reply).await;
+            connection.open_direct(channel, Target::Unix(path.to_owned()), reply);
         }
         Ok(())
     }
 
     async fn channel_open_x11(
         &mut self,
-        _: Channel<Msg>,
+        channel: Channel<Msg>,
         _: &str,
         _: u32,
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        if let Some(connection) = &self.connection {
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited);
+        }
+        Ok(())
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(connection) = &self.connection {
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited);
+        }
         Ok(())
     }
 
