@@ -130,7 +130,7 @@ impl Connection {
     /// A session channel was asked for. Returns at once; a task of its own does the rest.
     pub(super) async fn open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
         let Some(slot) = self.common.slot() else {
-            return self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage);
+            return self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage).await;
         };
         let (requests, asked) = Requests::new();
         self.requests.insert(channel.id(), requests);
@@ -140,15 +140,15 @@ impl Connection {
     }
 
     /// A connection to a socket in the box was asked for. Returns at once.
-    pub(super) fn open_direct(&mut self, channel: Channel<Msg>, target: Target, reply: ChannelOpenHandle) {
+    pub(super) async fn open_direct(&mut self, channel: Channel<Msg>, target: Target, reply: ChannelOpenHandle) {
         match self.common.slot() {
             Some(slot) => self.common.spawn(forward::direct(Arc::clone(&self.common), channel, target, reply, slot)),
-            None => self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage),
+            None => self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage).await,
         }
     }
 
     /// A channel was asked for that there cannot be.
-    pub(super) fn refuse(&self, channel: Channel<Msg>, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
+    pub(super) async fn refuse(&self, channel: Channel<Msg>, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
         let Ok(permit) = Arc::clone(&self.common.refusals).try_acquire_owned() else {
             tracing::info!(peer = %self.common.peer, "an SSH client asks for channels and does not want to hear the answers");
             return self.common.end.cancel();
@@ -158,6 +158,8 @@ impl Connection {
             common.refuse(channel.id(), reply, why).await;
             drop(permit);
         });
+        // Whoever asks for many at once is told before more are taken in.
+        tokio::task::yield_now().await;
     }
 
     /// A terminal was asked for; says whether there will be one.

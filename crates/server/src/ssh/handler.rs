@@ -145,7 +145,7 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &mut self.connection {
-            connection.open_direct(channel, Target::Tcp(host.to_owned(), port), reply);
+            connection.open_direct(channel, Target::Tcp(host.to_owned(), port), reply).await;
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &mut self.connection {
-            connection.open_direct(channel, Target::Unix(path.to_owned()), reply);
+            connection.open_direct(channel, Target::Unix(path.to_owned()), reply).await;
         }
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &self.connection {
-            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited);
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited).await;
         }
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Handler for Visitor {
         _: &mut Session,
     ) -> Result<(), Self::Error> {
         if let Some(connection) = &self.connection {
-            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited);
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited).await;
         }
         Ok(())
     }
