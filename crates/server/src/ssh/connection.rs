@@ -23,7 +23,7 @@ use super::forward_log::ForwardLog;
 use super::listeners::Listeners;
 use super::request::{Asked, Requests, Unstarted};
 use super::session;
-use super::share::ClosedFirst;
+use super::share::{ClosedFirst, Of};
 use super::{Link, Shared};
 use crate::boxes::lifecycle::Phase;
 use crate::boxes::{Kept, Program};
@@ -98,13 +98,15 @@ impl Connection {
         let slots_max = usize::try_from(shared.limits.ssh_channels_per_connection).unwrap_or(usize::MAX);
         let slots_max = slots_max.min(Semaphore::MAX_PERMITS);
         let gone = link.gone.child_token();
-        let share = shared.shares.of(login.kept.account());
+        let share = shared.shares.of(Of::Account(login.kept.account().clone()));
+        let in_box = shared.shares.of(Of::Box(login.kept.id().clone()));
+        let backlogs = Backlogs::new(&shared.metrics.ssh_backlog, Arc::clone(&share), in_box);
         let common = Arc::new(Common {
             kept: login.kept,
             handle,
             peer: link.peer,
             local: link.local,
-            flow: Flow::new(Backlogs::new(&shared.metrics.ssh_backlog, Arc::clone(&share)), link.pace),
+            flow: Flow::new(backlogs, link.pace),
             log: ForwardLog::default(),
             agent: AgentForward::default(),
             farewell: watch::Sender::new(None),

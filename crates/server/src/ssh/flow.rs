@@ -12,7 +12,8 @@
 //!   cost next to nothing.
 //! * Whoever sends more than [`CAP`] on one channel has ignored its window (or several clients together fill [`Backlogs`] to the brim):
 //!   that channel is closed.
-//! * No account fills more than half of what there is for all ([`ACCOUNT_HIGH`], [`ACCOUNT_CAP`]): clients of the others go on.
+//! * No account fills more than half of what there is for all, and no box more than half of that ([`ACCOUNT_CAP`], [`BOX_CAP`]): clients
+//!   of the others go on.
 //!
 //! What waits on a channel is therefore at most [`HIGH`] and about one and a half windows, of clients that keep to the protocol. No
 //! callback ever waits for a box, so the connection's other channels go on.
@@ -42,6 +43,10 @@ const ALL_CAP: usize = 2 * ALL_HIGH;
 const ACCOUNT_HIGH: usize = ALL_HIGH / 2;
 /// The part of [`ALL_CAP`] that one account can have.
 const ACCOUNT_CAP: usize = ALL_CAP / 2;
+/// The part of [`ACCOUNT_HIGH`] that the channels into one box can have: whoever has a token for it must not slow its account's others down.
+const BOX_HIGH: usize = ACCOUNT_HIGH / 2;
+/// The part of [`ACCOUNT_CAP`] that the channels into one box can have.
+const BOX_CAP: usize = ACCOUNT_CAP / 2;
 /// How long we pause between reads of a connection that is slowed down, by how long its box has taken nothing. The first step keeps the
 /// two-byte packets from taking CPU time from the box that reads as fast as it can.
 const PACES: [(Duration, Duration); 4] = [
@@ -51,17 +56,19 @@ const PACES: [(Duration, Duration); 4] = [
     (Duration::from_secs(5), Duration::from_millis(50)),
 ];
 
-/// What waits on all channels of all connections, as the metrics show it, and on those of one account. Clones share it.
+/// What waits on all channels of all connections, as the metrics show it, on those of one account, and on those into
+/// one box. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Backlogs {
     all: metrics::Gauge,
     account: Arc<Share>,
+    in_box: Arc<Share>,
 }
 
 impl Backlogs {
-    /// Counts in this figure, and in an account's share.
-    pub(super) fn new(figure: &metrics::Gauge, account: Arc<Share>) -> Self {
-        Self { all: figure.clone(), account }
+    /// Counts in this figure, and in the shares of an account and a box.
+    pub(super) fn new(figure: &metrics::Gauge, account: Arc<Share>, in_box: Arc<Share>) -> Self {
+        Self { all: figure.clone(), account, in_box }
     }
 
     /// Bytes that wait now.
@@ -71,21 +78,25 @@ impl Backlogs {
 
     /// Whether every client here is to be slowed down.
     fn crowded(&self) -> bool {
-        self.waiting() > ALL_HIGH || self.account.waiting() > ACCOUNT_HIGH
+        self.waiting() > ALL_HIGH || self.account.waiting() > ACCOUNT_HIGH || self.in_box.waiting() > BOX_HIGH
     }
 
     fn has_room_for(&self, bytes: usize) -> bool {
-        self.waiting() + bytes <= ALL_CAP && self.account.waiting() + bytes <= ACCOUNT_CAP
+        self.waiting() + bytes <= ALL_CAP
+            && self.account.waiting() + bytes <= ACCOUNT_CAP
+            && self.in_box.waiting() + bytes <= BOX_CAP
     }
 
     fn add(&self, bytes: usize) {
         self.all.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.account.add(bytes);
+        self.in_box.add(bytes);
     }
 
     fn sub(&self, bytes: usize) {
         self.all.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
         self.account.sub(bytes);
+        self.in_box.sub(bytes);
     }
 }
 
@@ -356,29 +367,36 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_fills_what_it_can_does_not_slow_the_others_down() {
+    fn who_fills_what_a_box_or_an_account_can_have_does_not_slow_the_others_down() {
         let figure = metrics::Gauge::default();
-        let flow = || Flow::new(Backlogs::new(&figure, Arc::default()), Pace::new());
-        let fill = |flow: &Arc<Flow>| -> Vec<Gauge> {
-            let fill_one = |()| {
+        let [account, other, third] = [(); 3].map(|()| Arc::<Share>::default());
+        let flow =
+            |account: &Arc<Share>| Flow::new(Backlogs::new(&figure, Arc::clone(account), Arc::default()), Pace::new());
+        let fill = |flow: &Arc<Flow>, most: usize| -> Vec<Gauge> {
+            let fill_one = |_| {
                 let mut gauge = flow.gauge();
                 gauge.arrived(CAP).is_ok().then_some(gauge)
             };
-            std::iter::repeat(()).map_while(fill_one).collect()
+            (0..most / CAP).map_while(fill_one).collect()
         };
-        let (greedy, second, third) = (flow(), flow(), flow());
-        assert_eq!(fill(&greedy).len() * CAP, ACCOUNT_CAP, "and it is given back");
-        let mut held = fill(&greedy);
-        held.truncate(ACCOUNT_HIGH / CAP);
-        let mut last = greedy.gauge();
-        assert_eq!(last.arrived(1), Ok(()));
-        assert!(!greedy.has_room() && second.has_room());
-        assert_eq!((greedy.next_window(WINDOW), second.next_window(WINDOW)), (TRICKLE, WINDOW));
-        assert_eq!(second.gauge().arrived(CAP), Ok(()));
+        let [one, two, three] = [(); 3].map(|()| flow(&account));
+        let (stranger, last) = (flow(&other), flow(&third));
+        assert_eq!(fill(&one, ALL_CAP).len() * CAP, BOX_CAP, "and it is given back");
 
-        drop(last);
-        let _all = (fill(&greedy), fill(&second));
-        assert!(!third.has_room());
-        assert_eq!(third.gauge().arrived(1), Err(Overrun), "several have filled the server");
+        let held = fill(&one, BOX_HIGH + CAP);
+        assert!(!one.has_room() && two.has_room() && stranger.has_room());
+        assert_eq!((one.next_window(WINDOW), two.next_window(WINDOW)), (TRICKLE, WINDOW));
+        drop(held);
+
+        let held = (fill(&one, ALL_CAP), fill(&two, ALL_CAP));
+        assert!(!three.has_room() && stranger.has_room());
+        assert_eq!((three.next_window(WINDOW), stranger.next_window(WINDOW)), (TRICKLE, WINDOW));
+        assert_eq!(three.gauge().arrived(1), Err(Overrun), "the account has its half");
+
+        let all = (fill(&stranger, ALL_CAP), fill(&flow(&other), ALL_CAP));
+        assert!(!last.has_room());
+        assert_eq!(last.gauge().arrived(1), Err(Overrun), "several have filled the server");
+        drop((held, all));
+        assert_eq!(figure.get(), 0);
     }
 }

@@ -1,10 +1,11 @@
-//! What all connections of one account take of this server together: no account can take what the others need.
+//! What all connections of one account, and those to one box, take of this server together: nobody can take what the others need, neither an
+//! account nor whoever has a token for one of its boxes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use boxyard_proto::AccountId;
+use boxyard_proto::{AccountId, BoxId};
 
 /// Channels that we closed before their client did, in one connection's life. `russh` keeps about 3 KiB of each until the connection ends
 /// (a CHANNEL_CLOSE that answers ours does not reach its table), so a connection that has used this up must be made anew.
@@ -12,29 +13,36 @@ const CLOSED_FIRST_MAX: u32 = 20_000;
 /// The same of all open connections of one account.
 const CLOSED_FIRST_OF_ACCOUNT_MAX: u32 = 3 * CLOSED_FIRST_MAX;
 
-/// The shares of all accounts that have connections.
+/// The shares of all accounts and boxes that have connections.
 #[derive(Debug, Default)]
-pub(super) struct Shares(Mutex<HashMap<AccountId, Weak<Share>>>);
+pub(super) struct Shares(Mutex<HashMap<Of, Weak<Share>>>);
 
-/// The share of one account, which its connections hold.
+/// Whose share it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Of {
+    Account(AccountId),
+    Box(BoxId),
+}
+
+/// A share, which the connections hold that it is for.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// Bytes that wait for its boxes (see `flow.rs`).
+    /// Bytes that wait (see `flow.rs`).
     waiting: AtomicUsize,
     closed_first: AtomicU32,
 }
 
 impl Shares {
-    /// The share of this account.
-    pub(super) fn of(&self, account: &AccountId) -> Arc<Share> {
+    /// The share of this account or box.
+    pub(super) fn of(&self, whose: Of) -> Arc<Share> {
         // The map is whole after every statement.
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(account).and_then(Weak::upgrade) {
+        if let Some(share) = shares.get(&whose).and_then(Weak::upgrade) {
             return share;
         }
         shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Share::default());
-        shares.insert(account.clone(), Arc::downgrade(&share));
+        shares.insert(whose, Arc::downgrade(&share));
         share
     }
 }
@@ -93,8 +101,8 @@ mod tests {
     #[test]
     fn many_connections_of_an_account_do_not_keep_more_than_a_few() {
         let shares = Shares::default();
-        let (one, other) = (AccountId::from_entropy(1), AccountId::from_entropy(2));
-        let connections: Vec<_> = (0..10).map(|_| ClosedFirst::new(shares.of(&one))).collect();
+        let [one, other] = [1, 2].map(|seed| Of::Account(AccountId::from_entropy(seed)));
+        let connections: Vec<_> = (0..10).map(|_| ClosedFirst::new(shares.of(one.clone()))).collect();
         let mut count = 0;
         for connection in &connections {
             while connection.has_room() {
@@ -103,17 +111,17 @@ mod tests {
             }
         }
         assert_eq!(count, CLOSED_FIRST_OF_ACCOUNT_MAX);
-        assert!(ClosedFirst::new(shares.of(&other)).has_room(), "another account");
+        assert!(ClosedFirst::new(shares.of(other)).has_room(), "another account");
         drop(connections);
-        assert!(ClosedFirst::new(shares.of(&one)).has_room(), "what is gone does not count");
-        assert_eq!(shares.of(&one).closed_first.load(Ordering::Relaxed), 0);
+        assert!(ClosedFirst::new(shares.of(one.clone())).has_room(), "what is gone does not count");
+        assert_eq!(shares.of(one.clone()).closed_first.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn accounts_without_connections_are_forgotten() {
         let shares = Shares::default();
         for n in 0..1000 {
-            drop(shares.of(&AccountId::from_entropy(n)));
+            drop(shares.of(Of::Account(AccountId::from_entropy(n))));
         }
         assert!(shares.0.lock().expect("whole").len() <= 1);
     }
