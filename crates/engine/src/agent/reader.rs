@@ -4,7 +4,7 @@ use boxyard_proto::wire::{self, FromInit, Kind, Parsed};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, ReadHalf};
 
-use super::{AgentError, READ_SIZE};
+use super::{AgentError, READ_SIZE, fit_to_show};
 use crate::Duplex;
 
 /// Cuts a connection's bytes into messages and data. Data is handed on as it arrives, without waiting for the whole frame.
@@ -91,7 +91,8 @@ impl Reader {
                         Ok(Parsed::Known(message)) => return Ok(Some(Incoming::Message(message))),
                         // A newer boxyard-init's extra news is no business of this version.
                         Ok(Parsed::Unknown(_)) => {}
-                        Err(error) => return Err(AgentError::Protocol(error.to_string())),
+                        // It may quote what was sent.
+                        Err(error) => return Err(AgentError::Protocol(fit_to_show(&error.to_string()))),
                     }
                 }
             }
