@@ -84,11 +84,19 @@ async fn what_a_box_says_of_its_failure_cannot_steer_terminals_and_is_cut_wherev
     assert_eq!(text, "folder ' ]0;owned  2J  ' does not exist");
     // A message that does not parse is quoted by what says so.
     for field in [r#""exit","code""#, r#""started","pid""#, r#""failed","message":"","kind":{}, "x""#] {
-        let json = format!(r#"{{"type":{field}:{:?}}}"#, "x".repeat(500_000));
+        let json = format!(r#"{{"type":{field}:{:?}}}"#, "x".repeat(50_000));
         let mut frame = wire::header(Kind::Json, json.len()).to_vec();
         frame.extend_from_slice(json.as_bytes());
         let (job, _peer) = job(&[&started()[..], &frame].concat()).await;
         let text = job.expect("started").next().await.expect_err("no message").to_string();
         assert!(text.len() < 2 * MESSAGE_MAX && !text.contains(char::is_control), "{} bytes: {text:.200}", text.len());
     }
+}
+
+#[tokio::test]
+async fn a_box_cannot_have_us_keep_a_long_message_whose_end_does_not_come() {
+    let begun = [&started()[..], &wire::header(Kind::Json, 100_000), &[b' '; 1000]].concat();
+    let (job, _peer) = job(&begun).await;
+    let answer = job.expect("started").next().await;
+    assert!(matches!(&answer, Err(AgentError::Protocol(text)) if text == "a message of 100000 bytes"), "{answer:?}");
 }
