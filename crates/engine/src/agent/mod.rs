@@ -178,7 +178,13 @@ fn writing_input(source: std::io::Error) -> AgentError {
 }
 
 fn refused(kind: FailedKind, message: &str) -> AgentError {
-    AgentError::Refused { kind, message: message.chars().take(MESSAGE_MAX).collect() }
+    AgentError::Refused { kind, message: fit_to_show(message) }
+}
+
+/// A box's own text, or one with parts of it, cut to a sane length and without what would steer a terminal: it is shown to people outside
+/// of any session of the box's.
+fn fit_to_show(text: &str) -> String {
+    text.chars().take(MESSAGE_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl Job {
