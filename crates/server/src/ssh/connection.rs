@@ -262,9 +262,10 @@ impl Common {
         (self.closed_first.has_room() && self.flow.has_room()).then(|| self.take_slot()).flatten()
     }
 
-    /// The right to a channel that something in the box opens. A quarter of all is left to the client.
+    /// The right to a channel that something in the box opens. A quarter of all is left to the client, and half of what may be used up.
     pub(super) fn slot_for_box(&self) -> Option<Slot> {
-        (self.slots.available_permits() > self.slots_max / 4).then(|| self.slot()).flatten()
+        let has_room = self.closed_first.has_room_for_box() && self.slots.available_permits() > self.slots_max / 4;
+        has_room.then(|| self.slot()).flatten()
     }
 
     fn take_slot(&self) -> Option<Slot> {

@@ -83,8 +83,17 @@ impl ClosedFirst {
 
     /// Whether there may be more channels.
     pub(super) fn has_room(&self) -> bool {
-        self.own.load(Ordering::Relaxed) < CLOSED_FIRST_MAX
-            && self.share.closed_first.load(Ordering::Relaxed) < CLOSED_FIRST_OF_ACCOUNT_MAX
+        self.has_room_below(CLOSED_FIRST_MAX, CLOSED_FIRST_OF_ACCOUNT_MAX)
+    }
+
+    /// Whether something in the box may open more channels. Half of all is left to the clients: any program in a box can connect to a
+    /// forward and break off as often as it likes, and must not be able to lock its account out.
+    pub(super) fn has_room_for_box(&self) -> bool {
+        self.has_room_below(CLOSED_FIRST_MAX / 2, CLOSED_FIRST_OF_ACCOUNT_MAX / 2)
+    }
+
+    fn has_room_below(&self, own: u32, of_account: u32) -> bool {
+        self.own.load(Ordering::Relaxed) < own && self.share.closed_first.load(Ordering::Relaxed) < of_account
     }
 }
 
@@ -115,6 +124,20 @@ mod tests {
         drop(connections);
         assert!(ClosedFirst::new(shares.of(one.clone())).has_room(), "what is gone does not count");
         assert_eq!(shares.of(one.clone()).closed_first.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_box_that_breaks_its_connections_off_does_not_use_up_what_the_clients_need() {
+        let shares = Shares::default();
+        let account = AccountId::from_entropy(1);
+        let connections: Vec<_> = (0..10).map(|_| ClosedFirst::new(shares.of(&account))).collect();
+        for connection in &connections {
+            while connection.has_room_for_box() {
+                connection.add();
+            }
+        }
+        assert!(connections.iter().all(ClosedFirst::has_room), "also on the connections that the box went for");
+        assert_eq!(shares.of(&account).closed_first.load(Ordering::Relaxed), CLOSED_FIRST_OF_ACCOUNT_MAX / 2);
     }
 
     #[test]
