@@ -129,15 +129,15 @@ mod tests {
     #[test]
     fn a_box_that_breaks_its_connections_off_does_not_use_up_what_the_clients_need() {
         let shares = Shares::default();
-        let account = AccountId::from_entropy(1);
-        let connections: Vec<_> = (0..10).map(|_| ClosedFirst::new(shares.of(&account))).collect();
+        let account = Of::Account(AccountId::from_entropy(1));
+        let connections: Vec<_> = (0..10).map(|_| ClosedFirst::new(shares.of(account.clone()))).collect();
         for connection in &connections {
             while connection.has_room_for_box() {
                 connection.add();
             }
         }
         assert!(connections.iter().all(ClosedFirst::has_room), "also on the connections that the box went for");
-        assert_eq!(shares.of(&account).closed_first.load(Ordering::Relaxed), CLOSED_FIRST_OF_ACCOUNT_MAX / 2);
+        assert_eq!(shares.of(account).closed_first.load(Ordering::Relaxed), CLOSED_FIRST_OF_ACCOUNT_MAX / 2);
     }
 
     #[test]
