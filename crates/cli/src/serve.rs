@@ -10,6 +10,7 @@ use boxyard_server::config::{Config, Flags};
 use boxyard_server::keys::FirstKey;
 use boxyard_server::telemetry;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use crate::data::{DataOptions, load};
@@ -47,6 +48,7 @@ impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let config = load(&self.flags()?)?;
         telemetry::begin(&config.log).map_err(|error| Failure::usage(error.to_string()))?;
+        raise_open_files();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -67,6 +69,15 @@ impl Serve {
         ];
         flags.settings.extend(given.into_iter().filter_map(|(key, value)| Some((key, value?))));
         Ok(flags)
+    }
+}
+
+/// Takes all open files that we may have. Shells give 1024 to begin with, for old programs, and let whoever wants more have it; clients
+/// within their limits would use those up, and nobody else could connect any more. Boxes have limits of their own.
+fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }
 
@@ -127,5 +138,19 @@ fn build_failure(error: BuildError) -> Failure {
         | BuildError::Ssh(_)
         | BuildError::Store(_)
         | BuildError::Recovery(_)) => Failure::failed("cannot start the server", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_cannot_use_up_the_few_files_that_a_shell_gives() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let few = Rlimit { current: Some(maximum.map_or(1024, |most| most.min(1024))), maximum };
+        setrlimit(Resource::Nofile, few).expect("a lower limit");
+        raise_open_files();
+        assert_eq!(getrlimit(Resource::Nofile), Rlimit { current: maximum, maximum });
     }
 }

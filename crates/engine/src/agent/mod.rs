@@ -6,6 +6,7 @@
 //!
 //! The peer is not trusted: lengths are capped by the protocol, greetings and starts have deadlines, texts are cut.
 
+use std::io::IoSlice;
 use std::time::Duration;
 
 use boxyard_proto::BoxId;
@@ -172,8 +173,18 @@ async fn open(
     Ok((reader, control, answer))
 }
 
+fn writing_input(source: std::io::Error) -> AgentError {
+    AgentError::Lost { doing: "writing input", source: Some(source) }
+}
+
 fn refused(kind: FailedKind, message: &str) -> AgentError {
-    AgentError::Refused { kind, message: message.chars().take(MESSAGE_MAX).collect() }
+    AgentError::Refused { kind, message: fit_to_show(message) }
+}
+
+/// A box's own text, or one with parts of it, cut to a sane length and without what would steer a terminal: it is shown to people outside
+/// of any session of the box's.
+fn fit_to_show(text: &str) -> String {
+    text.chars().take(MESSAGE_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 impl Job {
@@ -240,12 +251,31 @@ impl JobControl {
     pub async fn input(&self, bytes: &[u8]) -> Result<(), AgentError> {
         let mut write = self.write.lock().await;
         for piece in bytes.chunks(READ_SIZE) {
-            let lost = |source| AgentError::Lost { doing: "writing input", source: Some(source) };
             // Header and bytes in one system call, and one wake-up of the box.
             let header = wire::header(Kind::In, piece.len());
-            write.write_all_buf(&mut header.as_slice().chain(piece)).await.map_err(lost)?;
+            write.write_all_buf(&mut header.as_slice().chain(piece)).await.map_err(writing_input)?;
         }
-        write.flush().await.map_err(|source| AgentError::Lost { doing: "writing input", source: Some(source) })
+        write.flush().await.map_err(writing_input)
+    }
+
+    /// As [`input`](Self::input), of several pieces that make one frame of at most [`wire::FRAME_MAX`] bytes.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn input_pieces(&self, pieces: &[Bytes]) -> Result<(), AgentError> {
+        let header = wire::header(Kind::In, pieces.iter().map(Bytes::len).sum());
+        let slices = [header.as_slice()].into_iter().chain(pieces.iter().map(|piece| &piece[..]));
+        let mut slices: Vec<IoSlice<'_>> = slices.map(IoSlice::new).collect();
+        let mut left = &mut slices[..];
+        let mut write = self.write.lock().await;
+        while !left.is_empty() {
+            let written = write.write_vectored(left).await.map_err(writing_input)?;
+            if written == 0 {
+                return Err(writing_input(std::io::ErrorKind::WriteZero.into()));
+            }
+            IoSlice::advance_slices(&mut left, written);
+        }
+        write.flush().await.map_err(writing_input)
     }
 
     /// Ends the job's standard input.

@@ -4,8 +4,12 @@ use boxyard_proto::wire::{self, FromInit, Kind, Parsed};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, ReadHalf};
 
-use super::{AgentError, READ_SIZE};
+use super::{AgentError, READ_SIZE, fit_to_show};
 use crate::Duplex;
+
+/// Bytes of a control message of a box's at most. All of it is kept until its end has come, and a box chooses when that is; the longest
+/// that there is, a refusal, has less than a kilobyte.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// Cuts a connection's bytes into messages and data. Data is handed on as it arrives, without waiting for the whole frame.
 pub(super) struct Reader {
@@ -81,6 +85,9 @@ impl Reader {
                     self.data = Some((kind, length));
                 }
                 Kind::In => return Err(AgentError::Protocol("input from a box".into())),
+                Kind::Json if length > MESSAGE_BYTES_MAX => {
+                    return Err(AgentError::Protocol(format!("a message of {length} bytes")));
+                }
                 Kind::Json => {
                     if self.buffer.len() < wire::HEADER_LEN + length {
                         return Ok(None);
@@ -91,7 +98,8 @@ impl Reader {
                         Ok(Parsed::Known(message)) => return Ok(Some(Incoming::Message(message))),
                         // A newer boxyard-init's extra news is no business of this version.
                         Ok(Parsed::Unknown(_)) => {}
-                        Err(error) => return Err(AgentError::Protocol(error.to_string())),
+                        // It may quote what was sent.
+                        Err(error) => return Err(AgentError::Protocol(fit_to_show(&error.to_string()))),
                     }
                 }
             }

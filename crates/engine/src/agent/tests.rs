@@ -74,3 +74,29 @@ async fn a_connection_that_ends_before_the_job_is_lost() {
     assert_eq!(job.next().await.expect("what came"), Event::Out(Bytes::from_static(b"half")));
     assert!(matches!(job.next().await, Err(AgentError::Lost { .. })));
 }
+
+#[tokio::test]
+async fn what_a_box_says_of_its_failure_cannot_steer_terminals_and_is_cut_wherever_it_is_quoted() {
+    let escape = "\u{1b}]0;owned\u{7}\u{9b}2J\r\n";
+    let message = format!("folder '{escape}' does not exist");
+    let (job_refused, _peer) = job(&wire::json_frame(&FromInit::Failed { kind: FailedKind::NotFound, message })).await;
+    let text = job_refused.expect_err("refused").to_string();
+    assert_eq!(text, "folder ' ]0;owned  2J  ' does not exist");
+    // A message that does not parse is quoted by what says so.
+    for field in [r#""exit","code""#, r#""started","pid""#, r#""failed","message":"","kind":{}, "x""#] {
+        let json = format!(r#"{{"type":{field}:{:?}}}"#, "x".repeat(50_000));
+        let mut frame = wire::header(Kind::Json, json.len()).to_vec();
+        frame.extend_from_slice(json.as_bytes());
+        let (job, _peer) = job(&[&started()[..], &frame].concat()).await;
+        let text = job.expect("started").next().await.expect_err("no message").to_string();
+        assert!(text.len() < 2 * MESSAGE_MAX && !text.contains(char::is_control), "{} bytes: {text:.200}", text.len());
+    }
+}
+
+#[tokio::test]
+async fn a_box_cannot_have_us_keep_a_long_message_whose_end_does_not_come() {
+    let begun = [&started()[..], &wire::header(Kind::Json, 100_000), &[b' '; 1000]].concat();
+    let (job, _peer) = job(&begun).await;
+    let answer = job.expect("started").next().await;
+    assert!(matches!(&answer, Err(AgentError::Protocol(text)) if text == "a message of 100000 bytes"), "{answer:?}");
+}

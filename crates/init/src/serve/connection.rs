@@ -1,10 +1,12 @@
 //! One connection: cutting what comes in into messages, and putting out what the other side is slow to take.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use boxyard_proto::wire::{self, FromInit, HEADER_LEN, Hello, Kind, Parsed, ToInit};
+use rustix::buffer::spare_capacity;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,7 +15,10 @@ use tokio::time::timeout;
 use super::output::Scratch;
 
 /// Bytes read of a connection at once.
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 256 * 1024;
+
+/// Bytes of what goes out that are kept room for.
+const PENDING_KEPT: usize = 64 * 1024;
 
 /// How long the other side may take to close after the last message. What it has not read by then stays readable for it.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -25,16 +30,18 @@ pub enum Incoming {
     Message(ToInit),
     /// A message of another version; its `type`.
     Unknown(String),
-    /// Bytes for standard input; none at its end.
-    Input(Vec<u8>),
+    /// Bytes for standard input, as far as they have come; none at its end. They are [`Connection::input`] until the next is cut.
+    Input(Range<usize>),
 }
 
 /// A connection to the engine.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    /// What has come in and is not cut yet.
+    /// What has come in. The memory is lent by the scratch for as long as there is something in it.
     inbox: Vec<u8>,
+    /// Bytes of the inbox that are cut already.
+    cut: usize,
     /// Bytes still to come of the input frame under way.
     input_left: usize,
     /// What goes out next, before anything else may.
@@ -49,7 +56,7 @@ impl Connection {
     /// Takes a fresh connection over. The greeting goes out with the first answer.
     pub fn new(stream: UnixStream, place: OwnedSemaphorePermit, scratch: Rc<Scratch>) -> Self {
         let pending = wire::json_frame(&FromInit::Hello(Hello::ours()));
-        Self { stream, inbox: Vec::new(), input_left: 0, pending, sent: 0, scratch, _place: place }
+        Self { stream, inbox: Vec::new(), cut: 0, input_left: 0, pending, sent: 0, scratch, _place: place }
     }
 
     /// The next thing that comes in. Cancel safe.
@@ -95,12 +102,19 @@ impl Connection {
     /// # Errors
     /// `WouldBlock` when nothing is, `UnexpectedEof` when nothing will come any more, and what else the kernel says.
     pub fn fill(&mut self) -> io::Result<()> {
-        let read = self.scratch.with(READ_SIZE, |buffer| {
-            let read = self.stream.try_read(buffer)?;
-            self.inbox.extend_from_slice(&buffer[..read]);
-            Ok::<_, io::Error>(read)
-        })?;
-        if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        if self.inbox.capacity() == 0 {
+            self.inbox = self.scratch.lend();
+        }
+        self.inbox.drain(..self.cut);
+        self.cut = 0;
+        self.inbox.reserve(READ_SIZE);
+        let read = self
+            .stream
+            .try_io(Interest::READABLE, || Ok(rustix::io::read(&self.stream, spare_capacity(&mut self.inbox))?));
+        if self.inbox.is_empty() {
+            self.scratch.take_back(std::mem::take(&mut self.inbox));
+        }
+        if read? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// Cuts the next thing off what was read, if it is complete. Input is handed on in the pieces in which it arrives.
@@ -108,39 +122,53 @@ impl Connection {
     /// # Errors
     /// `InvalidData`: the other side breaks the protocol.
     pub fn cut(&mut self) -> io::Result<Option<Incoming>> {
+        let incoming = self.try_cut();
+        if matches!(incoming, Ok(None)) && self.cut == self.inbox.len() {
+            // An idle connection keeps no memory.
+            self.cut = 0;
+            self.scratch.take_back(std::mem::take(&mut self.inbox));
+        }
+        incoming
+    }
+
+    fn try_cut(&mut self) -> io::Result<Option<Incoming>> {
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
         if self.input_left > 0 {
-            let piece = self.input_left.min(self.inbox.len());
+            let start = self.cut;
+            let piece = self.input_left.min(self.inbox.len() - start);
             self.input_left -= piece;
-            // All of it as a rule: then nothing is copied, and an idle connection keeps no memory.
-            let all = piece == self.inbox.len();
-            let bytes = if all { std::mem::take(&mut self.inbox) } else { self.inbox.drain(..piece).collect() };
-            return Ok((piece > 0).then_some(Incoming::Input(bytes)));
+            self.cut += piece;
+            return Ok((piece > 0).then_some(Incoming::Input(start..self.cut)));
         }
-        let Some(header) = self.inbox.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let rest = &self.inbox[self.cut..];
+        let Some(header) = rest.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let (kind, length) = wire::parse_header(*header).map_err(|error| invalid(error.to_string()))?;
         match kind {
             Kind::In => {
-                self.inbox.drain(..HEADER_LEN);
+                self.cut += HEADER_LEN;
                 if length == 0 {
-                    return Ok(Some(Incoming::Input(Vec::new())));
+                    return Ok(Some(Incoming::Input(self.cut..self.cut)));
                 }
                 self.input_left = length;
-                self.cut()
+                self.try_cut()
             }
             Kind::Json => {
-                let Some(payload) = self.inbox.get(HEADER_LEN..HEADER_LEN + length) else { return Ok(None) };
+                let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN + length) else { return Ok(None) };
                 let parsed = wire::parse::<ToInit>(payload, &ToInit::KNOWN);
                 let incoming = match parsed.map_err(|error| invalid(format!("message not understood: {error}")))? {
                     Parsed::Known(message) => Incoming::Message(message),
                     Parsed::Unknown(message) => Incoming::Unknown(message),
                 };
-                self.inbox.drain(..HEADER_LEN + length);
-                self.inbox.shrink_to(READ_SIZE);
+                self.cut += HEADER_LEN + length;
                 Ok(Some(incoming))
             }
             Kind::Out | Kind::Err => Err(invalid("output from an engine".into())),
         }
+    }
+
+    /// The bytes of an [`Incoming::Input`].
+    pub fn input(&self, range: Range<usize>) -> &[u8] {
+        self.inbox.get(range).unwrap_or_default()
     }
 
     /// Puts a message behind what is waiting to go out.
@@ -186,7 +214,7 @@ impl Connection {
         }
         self.sent = 0;
         self.pending.clear();
-        self.pending.shrink_to(READ_SIZE);
+        self.pending.shrink_to(PENDING_KEPT);
         Ok(())
     }
 
@@ -208,7 +236,7 @@ impl Connection {
     async fn wait_read(&mut self) -> io::Result<()> {
         rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write)?;
         loop {
-            self.inbox.clear();
+            self.cut = self.inbox.len();
             match self.fill() {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable().await?,

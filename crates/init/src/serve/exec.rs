@@ -211,6 +211,8 @@ impl Command {
             io_step(sys::unshare_cgroup_namespace())?;
             io_step(sys::add_seccomp_filter(&FOR_JOBS))?;
         }
+        // Before it is the user's: whoever may send it signals can stop it here, and what PID 1 has open must not stay open for that.
+        sys::close_all_but_one(report.as_fd());
         if let Some((uid, gid)) = self.user {
             step(rustix::thread::set_thread_groups(&[]))?;
             step(rustix::thread::set_thread_res_gid(gid, gid, gid))?;
@@ -220,8 +222,7 @@ impl Command {
             // What `exec` would take from a job of root's.
             step(limits::drop_what_exec_would())?;
         }
-        // As the user, who must be able to enter it; and with nothing open that leads out of the box (CVE-2024-21626).
-        sys::close_all_but_one(report.as_fd());
+        // As the user, who must be able to enter it; and with nothing open any more that leads out of the box (CVE-2024-21626).
         rustix::process::chdir(&self.folder).map_err(|error| (FOLDER, error))
     }
 }

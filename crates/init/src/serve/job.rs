@@ -246,7 +246,7 @@ impl Course {
         while let Some(connection) = &mut self.connection {
             let Some(incoming) = connection.cut()? else { break };
             match incoming {
-                Incoming::Input(bytes) => self.job.stdin.push(&bytes),
+                Incoming::Input(range) => self.job.stdin.push(connection.input(range)),
                 Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
                 Incoming::Message(ToInit::Hello(_)) => {}
                 Incoming::Message(ToInit::Signal { signal, scope }) => {

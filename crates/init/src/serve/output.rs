@@ -17,22 +17,44 @@ use super::pty::{HELD_MAX, Terminal};
 /// Bytes moved at once, and of a frame of output at most.
 const READ_SIZE: usize = 256 * 1024;
 
+/// Bytes of memory that are kept for the next who needs some.
+const SPARE_MAX: usize = 1024 * 1024;
+
 /// Room in a job's output pipes, so that a busy writer and we take turns less often. A box may be over its allowance for pipes.
 const PIPE_SIZE: usize = 1024 * 1024;
 
 /// A buffer for bytes on their way from one descriptor to another. There is one thread and no pause on the way, so one is enough.
+///
+/// Beside it lies one spare piece of memory for what a connection has not dealt with at once.
 #[derive(Debug)]
-pub struct Scratch(RefCell<Vec<u8>>);
+pub struct Scratch {
+    buffer: RefCell<Vec<u8>>,
+    spare: RefCell<Vec<u8>>,
+}
 
 impl Scratch {
     /// Sets memory aside, which the kernel gives only as far as it is used.
     pub fn new() -> Self {
-        Self(RefCell::new(vec![0; READ_SIZE]))
+        Self { buffer: RefCell::new(vec![0; READ_SIZE]), spare: RefCell::default() }
+    }
+
+    /// Lends empty memory that somebody has used before, if there is some.
+    pub fn lend(&self) -> Vec<u8> {
+        self.spare.take()
+    }
+
+    /// Takes memory that is of no more use to somebody, for the next who needs some.
+    pub fn take_back(&self, mut memory: Vec<u8>) {
+        memory.clear();
+        let mut spare = self.spare.borrow_mut();
+        if memory.capacity() > spare.capacity() && memory.capacity() <= SPARE_MAX {
+            *spare = memory;
+        }
     }
 
     /// Lends `size` bytes, or all there are.
     pub fn with<T>(&self, size: usize, pass: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut buffer = self.0.borrow_mut();
+        let mut buffer = self.buffer.borrow_mut();
         let size = size.min(buffer.len());
         pass(&mut buffer[..size])
     }

@@ -3,6 +3,7 @@
 use std::io;
 
 use boxyard_proto::wire::{FromInit, Kind, ToInit};
+use tokio::task::yield_now;
 
 use super::connection::{Connection, Incoming};
 use super::dial::Dialled;
@@ -99,6 +100,8 @@ impl Relay {
                 },
                 () = self.stream.broken(), if !open => return Ok(()),
             }
+            // Jobs and other sockets get their turn, even when this one always has more.
+            yield_now().await;
         }
     }
 
@@ -114,12 +117,15 @@ impl Relay {
     fn heed(&mut self) -> io::Result<()> {
         while let Some(incoming) = self.connection.cut()? {
             match incoming {
-                Incoming::Input(bytes) if self.input != Input::Open => drop(bytes),
-                Incoming::Input(bytes) if bytes.is_empty() => {
+                Incoming::Input(_) if self.input != Input::Open => {}
+                Incoming::Input(range) if range.is_empty() => {
                     self.input = Input::Ending;
                     self.write();
                 }
-                Incoming::Input(bytes) => self.push(bytes),
+                Incoming::Input(range) => {
+                    let bytes = self.connection.input(range).to_vec();
+                    self.push(bytes);
+                }
                 Incoming::Unknown(message) => self.connection.say(&FromInit::Unsupported { message }),
                 Incoming::Message(ToInit::Hello(_)) => {}
                 Incoming::Message(ToInit::End { .. }) => return Err(io::ErrorKind::ConnectionAborted.into()),
@@ -188,5 +194,75 @@ impl Relay {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Some),
             Err(_) => Ok(Read::Broken),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use boxyard_proto::wire::User;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use tokio::net::UnixStream;
+    use tokio::runtime::Builder;
+    use tokio::sync::Semaphore;
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::super::stream::Stream;
+    use super::*;
+
+    #[test]
+    fn a_socket_that_always_has_a_little_more_lets_the_others_have_their_turn() {
+        /// Bytes, each of which the kernel hands out on its own.
+        const BYTES: usize = 100;
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let (peer, socket) = UnixStream::pair().expect("a pair");
+            // A byte that comes with a descriptor is read alone, so whoever sends many is cheaper off than we are.
+            for _ in 0..BYTES {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                let descriptors = [peer.as_fd()];
+                assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+                sendmsg(&peer, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).expect("send");
+            }
+            drop(peer);
+            let turns = Rc::new(Cell::new(0));
+            let other = Rc::clone(&turns);
+            let other = spawn_local(async move {
+                loop {
+                    other.set(other.get() + 1);
+                    yield_now().await;
+                }
+            });
+            let (engine, ours) = UnixStream::pair().expect("a pair");
+            let place = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("a place");
+            let scratch = Rc::new(Scratch::new());
+            let connection = Connection::new(ours, place, Rc::clone(&scratch));
+            let stream = Stream::Unix(socket, User::BOXUSER);
+            let dialled = Dialled { stream, host: String::new(), port: 0 };
+            let carrying = spawn_local(async move { carry(connection, dialled, &scratch).await });
+            // The end of the connection comes when everything has been carried.
+            let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+            loop {
+                engine.readable().await.expect("wait for frames");
+                match engine.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(read) => seen.extend_from_slice(&buffer[..read]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            let frames = seen.windows(6).filter(|frame| *frame == [0, 0, 0, 1, Kind::Out.number(), b'x']).count();
+            assert_eq!(frames, BYTES);
+            drop(engine);
+            carrying.await.expect("the end");
+            other.abort();
+            assert!(turns.get() >= BYTES, "others had only {} turns", turns.get());
+        });
     }
 }

@@ -51,6 +51,8 @@ impl Stdin {
         if bytes.is_empty() {
             self.ended |= !matches!(self.sink, Some(Sink::Terminal(_)));
         } else if self.sink.is_some() && !self.ended {
+            let taken = if self.is_waiting() { 0 } else { self.try_write(bytes) };
+            let bytes = &bytes[taken..];
             if self.written >= QUEUE_MAX {
                 // The job takes what comes, but never so fast that nothing is left: what it has taken must go nevertheless.
                 self.queue.drain(..self.written);
@@ -85,19 +87,32 @@ impl Stdin {
         }
     }
 
-    /// Writes what the job takes.
-    pub fn write(&mut self) {
-        while let (Some(sink), true) = (&self.sink, self.is_waiting()) {
-            let rest = &self.queue[self.written..];
+    /// Writes as much of `bytes` as the job takes now; returns how much.
+    fn try_write(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while let (Some(sink), true) = (&self.sink, taken < bytes.len()) {
             let written = match sink {
-                Sink::Pipe(pipe) => pipe.try_write(rest),
-                Sink::Terminal(terminal) => terminal.write(rest),
+                Sink::Pipe(pipe) => pipe.try_write(&bytes[taken..]),
+                Sink::Terminal(terminal) => terminal.write(&bytes[taken..]),
             };
             match written {
-                Ok(written) => self.written += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(written) => taken += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The job has closed it: what is left has no reader.
                 Err(_) => self.sink = None,
+            }
+        }
+        taken
+    }
+
+    /// Writes what the job takes.
+    pub fn write(&mut self) {
+        if self.is_waiting() {
+            let queue = std::mem::take(&mut self.queue);
+            self.written += self.try_write(&queue[self.written..]);
+            self.queue = queue;
+            if self.is_waiting() && self.sink.is_some() {
+                return;
             }
         }
         self.queue = Vec::new();

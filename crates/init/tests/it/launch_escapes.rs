@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use boxyard_proto::wire::{Exec, User};
+use boxyard_proto::wire::{Exec, ToInit, User};
 
 use crate::support::boxes::TestBox;
 use crate::support::client::{command, ok, run, shell};
@@ -162,9 +162,45 @@ fn a_job_about_to_start_cannot_be_looked_into() {
     for _ in 0..50 {
         assert_eq!(run(made.socket(), Exec { user: User::ROOT, ..command(&["true"]) }).exit.code, 0);
     }
-    client.say(&boxyard_proto::wire::ToInit::End { grace_ms: 0 });
+    client.say(&ToInit::End { grace_ms: 0 });
     let outcome = client.finish();
     assert_eq!((outcome.text().as_str(), outcome.exit.signal), ("", Some(libc::SIGKILL)));
+}
+
+#[test]
+fn who_stops_a_job_about_to_start_keeps_nothing_of_pid_1_open() {
+    let made = TestBox::launched();
+    // Stops every process of its own user's that is about to be made, as early as it may.
+    let stopper =
+        "$| = 1; print \"ready\\n\"; $p = $$; while (1) { for $q ($p + 1 .. $p + 30) { $p = $q if kill STOP => $q } }";
+    let mut client = crate::support::client::Client::new(made.socket());
+    client.start(Exec { user: User::BOXUSER, ..command(&["perl", "-e", stopper]) });
+    client.until("ready\n");
+    let program = fs::canonicalize(crate::support::PROGRAM).expect("the program");
+    let mut stopped = 0;
+    for number in 2..400 {
+        let mut job = crate::support::client::Client::new(made.socket());
+        job.say(&ToInit::Exec(Exec { user: User::BOXUSER, ..command(&["sleep", "1000"]) }));
+        let leaf = made.cgroup.0.join(format!("job-{number}"));
+        let process = loop {
+            let listed = fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
+            if let Some(pid) = listed.lines().next() {
+                break format!("/proc/{pid}");
+            }
+        };
+        // Until it is stopped or is its program.
+        let is_ours = || fs::read_link(format!("{process}/exe")).is_ok_and(|exe| exe == program);
+        let is_stopped = || fs::read_to_string(format!("{process}/status")).is_ok_and(|text| text.contains(":\tT"));
+        while is_ours() && !is_stopped() {}
+        if is_ours() {
+            stopped += 1;
+            let held: Vec<_> = fs::read_dir(format!("{process}/fd")).expect("its descriptors").flatten().collect();
+            let held: Vec<_> = held.iter().map(|fd| fs::read_link(fd.path()).expect("a descriptor")).collect();
+            assert!(held.len() <= 4, "its three and what its end of starting is told through: {held:?}");
+        }
+        fs::write(leaf.join("cgroup.kill"), "1").expect("end the job");
+    }
+    assert!(stopped > 0, "none was stopped in time");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::identity::Identity;
 use super::places::Places;
 use super::refusal::refuse;
 use super::settings::settings;
+use super::share::Shares;
 use super::source::Source;
 use super::throttle::Throttle;
 use super::visit::{LEAVE_TIME, Visit, prepare};
@@ -98,7 +99,7 @@ impl Door {
     /// left.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { listener, settings, throttle, places, boxes, store, metrics, limits, identity: _ } = self;
-        let shared = Arc::new(Shared { boxes, metrics, limits, stop: stop.clone() });
+        let shared = Arc::new(Shared { boxes, metrics, limits, shares: Shares::default(), stop: stop.clone() });
         let tasks = TaskTracker::new();
         let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
         let send_away = |stream: TcpStream, reason: &'static str, text: String| {

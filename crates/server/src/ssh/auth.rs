@@ -227,8 +227,15 @@ impl Auth {
                 self.shared.metrics.ssh_login_failures.get_or_create(&metrics::Reason { reason }).inc();
                 match &refused {
                     Refused::Store(error) => tracing::error!(error = chain(error), "an SSH login could not be checked"),
-                    // Those who are throttled make no noise, nor do they make it worse for themselves.
-                    Refused::Throttled => tracing::debug!(id, %address, reason, "SSH login refused"),
+                    // Those who are throttled make no noise, and who is sent away does not make it worse for himself.
+                    Refused::Throttled => {
+                        tracing::debug!(id, %address, reason, "SSH login refused");
+                        if self.throttle.away(self.source, now).is_none() {
+                            // The account is being tried. For its boxes an address is sent away as soon as for boxes that there are not,
+                            // or who is sent away when would tell which boxes there are.
+                            self.throttle.failed(self.source, None, now);
+                        }
+                    }
                     Refused::Malformed | Refused::Unknown | Refused::Expired | Refused::NoBox | Refused::Ambiguous => {
                         // Not the user name: people type their secrets there by mistake.
                         tracing::info!(id, %address, how, reason, "SSH login refused");

@@ -3,17 +3,15 @@
 //! A connection holds a lease of its box, so the box resumes at the login and stays awake; when the box ends or is paused all channels
 //! are told why and closed. Every task of a connection ends when its client is gone or [`Connection`] is dropped.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use boxyard_proto::api::logs::LogLevel;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,25 +21,26 @@ use super::flow::{Backlogs, Flow};
 use super::forward;
 use super::forward_log::ForwardLog;
 use super::listeners::Listeners;
-use super::request::{Asked, Requests};
+use super::request::{Asked, Requests, Unstarted};
 use super::session;
+use super::share::{ClosedFirst, Of};
 use super::{Link, Shared};
 use crate::boxes::lifecycle::Phase;
 use crate::boxes::{Kept, Program};
 use crate::metrics::SshChannel;
 
-/// Channels that we closed before their client did, in one connection's life. `russh` keeps about 3 KiB of each until the connection ends
-/// (a CHANNEL_CLOSE that answers ours does not reach its table), so a connection that has used this up must be made anew.
-const CLOSED_FIRST_MAX: u32 = 20_000;
+/// Channels that the client opens and we refuse, and that it has not been told of yet.
+const REFUSALS_MAX: usize = 1024;
 /// How long channels may take to tell their clients that the box is gone.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a client may take to be told why its connection ends, and then to end it.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A connection that has logged in. Dropping it ends everything that it has begun.
 #[derive(Debug)]
 pub(super) struct Connection {
     common: Arc<Common>,
-    /// Session channels that have not been told yet what to run.
-    requests: HashMap<ChannelId, Requests>,
+    requests: Unstarted<ChannelId>,
     listeners: Listeners,
 }
 
@@ -60,11 +59,15 @@ pub(super) struct Common {
     /// A permit for each channel that may be open.
     slots: Arc<Semaphore>,
     slots_max: usize,
+    /// A permit for each refusal that may wait.
+    refusals: Arc<Semaphore>,
     /// Session channels so far.
     sessions: watch::Sender<usize>,
-    closed_first: AtomicU32,
+    closed_first: ClosedFirst,
     /// Cancelled when the client is gone.
     gone: CancellationToken,
+    /// Cancelling it ends the connection.
+    end: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -95,33 +98,41 @@ impl Connection {
         let slots_max = usize::try_from(shared.limits.ssh_channels_per_connection).unwrap_or(usize::MAX);
         let slots_max = slots_max.min(Semaphore::MAX_PERMITS);
         let gone = link.gone.child_token();
+        let share = shared.shares.of(Of::Account(login.kept.account().clone()));
+        let in_box = shared.shares.of(Of::Box(login.kept.id().clone()));
+        let backlogs = Backlogs::new(&shared.metrics.ssh_backlog, Arc::clone(&share), in_box);
         let common = Arc::new(Common {
             kept: login.kept,
             handle,
             peer: link.peer,
             local: link.local,
-            flow: Flow::new(Backlogs::new(&shared.metrics.ssh_backlog), link.pace),
+            flow: Flow::new(backlogs, link.pace),
             log: ForwardLog::default(),
             agent: AgentForward::default(),
             farewell: watch::Sender::new(None),
             slots: Arc::new(Semaphore::new(slots_max)),
             slots_max,
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             sessions: watch::Sender::new(0),
-            closed_first: AtomicU32::new(0),
+            closed_first: ClosedFirst::new(share),
             gone: gone.clone(),
+            end: link.gone.clone(),
             tasks: TaskTracker::new(),
             shared,
         });
         let watching = Arc::clone(&common);
         // Ends with the connection. Not one of the tracked tasks, because it waits for those.
-        tokio::spawn(async move { gone.run_until_cancelled(watch_box(watching)).await });
-        Self { listeners: Listeners::new(Arc::clone(&common)), common, requests: HashMap::new() }
+        tokio::spawn(async move {
+            gone.run_until_cancelled(watch_box(watching)).await;
+            link.gone.cancel();
+        });
+        Self { listeners: Listeners::new(Arc::clone(&common)), common, requests: Unstarted::new() }
     }
 
     /// A session channel was asked for. Returns at once; a task of its own does the rest.
     pub(super) async fn open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
         let Some(slot) = self.common.slot() else {
-            return reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage).await;
         };
         let (requests, asked) = Requests::new();
         self.requests.insert(channel.id(), requests);
@@ -134,8 +145,23 @@ impl Connection {
     pub(super) async fn open_direct(&mut self, channel: Channel<Msg>, target: Target, reply: ChannelOpenHandle) {
         match self.common.slot() {
             Some(slot) => self.common.spawn(forward::direct(Arc::clone(&self.common), channel, target, reply, slot)),
-            None => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+            None => self.refuse(channel, reply, ChannelOpenFailure::ResourceShortage).await,
         }
+    }
+
+    /// A channel was asked for that there cannot be.
+    pub(super) async fn refuse(&self, channel: Channel<Msg>, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
+        let Ok(permit) = Arc::clone(&self.common.refusals).try_acquire_owned() else {
+            tracing::info!(peer = %self.common.peer, "an SSH client asks for channels and does not want to hear the answers");
+            return self.common.end.cancel();
+        };
+        let common = Arc::clone(&self.common);
+        self.common.spawn(async move {
+            common.refuse(channel.id(), reply, why).await;
+            drop(permit);
+        });
+        // Whoever asks for many at once is told before more are taken in.
+        tokio::task::yield_now().await;
     }
 
     /// A terminal was asked for; says whether there will be one.
@@ -217,15 +243,29 @@ impl Common {
         self.tasks.spawn(async move { gone.run_until_cancelled(task).await });
     }
 
-    /// The right to a channel that the client opens.
-    fn slot(&self) -> Option<Slot> {
-        let fresh = self.closed_first.load(Ordering::Relaxed) < CLOSED_FIRST_MAX;
-        (fresh && self.flow.has_room()).then(|| self.take_slot()).flatten()
+    /// Does something in a callback, which the connection waits for, until the client is gone at the latest.
+    pub(super) async fn until_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.gone.run_until_cancelled(work).await
     }
 
-    /// The right to a channel that something in the box opens. A quarter of all is left to the client.
+    /// Tells the client that it cannot have a channel, as soon as `russh` takes messages. It keeps answers like this, with all that it
+    /// knows of the channel, in a queue without bound, which it does not look at in the middle of a key exchange; and the client can
+    /// make that last and go on asking.
+    pub(super) async fn refuse(&self, channel: ChannelId, reply: ChannelOpenHandle, why: ChannelOpenFailure) {
+        // A message that does nothing, since there is no such channel, has its place in the queue that has a bound.
+        let _ = self.handle.xon_xoff_request(channel, false).await;
+        reply.reject(why).await;
+    }
+
+    /// The right to a channel that the client opens.
+    fn slot(&self) -> Option<Slot> {
+        (self.closed_first.has_room() && self.flow.has_room()).then(|| self.take_slot()).flatten()
+    }
+
+    /// The right to a channel that something in the box opens. A quarter of all is left to the client, and half of what may be used up.
     pub(super) fn slot_for_box(&self) -> Option<Slot> {
-        (self.slots.available_permits() > self.slots_max / 4).then(|| self.slot()).flatten()
+        let has_room = self.closed_first.has_room_for_box() && self.slots.available_permits() > self.slots_max / 4;
+        has_room.then(|| self.slot()).flatten()
     }
 
     fn take_slot(&self) -> Option<Slot> {
@@ -241,7 +281,7 @@ impl Common {
 
     /// Counts a channel that we close before its client does.
     pub(super) fn closes_first(&self) {
-        self.closed_first.fetch_add(1, Ordering::Relaxed);
+        self.closed_first.add();
     }
 
     /// Why there is no more work in this box; waits for that.
@@ -273,7 +313,8 @@ impl Drop for Counted {
     }
 }
 
-/// Keeps the box awake. When it ends or is paused, says so on every channel and ends the connection.
+/// Keeps the box awake. When it ends or is paused, says so on every channel and asks the client to end the connection. When this returns
+/// it has had its time.
 async fn watch_box(common: Arc<Common>) {
     let text = match common.kept.lease().await {
         Err(error) => error.to_string(),
@@ -297,7 +338,10 @@ async fn watch_box(common: Arc<Common>) {
     };
     // Whoever does not read what it is told must not keep the connection open.
     let _ = timeout(FAREWELL, told).await;
-    let _ = common.handle.disconnect(Disconnect::ByApplication, text.to_string(), String::new()).await;
+    let goodbye = common.handle.disconnect(Disconnect::ByApplication, text.to_string(), String::new());
+    // `russh` takes no message while it writes to a client that does not read, or waits for one in the middle of a key exchange.
+    let _ = timeout(GOODBYE, goodbye).await;
+    sleep(GOODBYE).await;
 }
 
 fn farewell(kept: &Kept, phase: Phase) -> String {

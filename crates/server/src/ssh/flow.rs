@@ -12,6 +12,8 @@
 //!   cost next to nothing.
 //! * Whoever sends more than [`CAP`] on one channel has ignored its window (or several clients together fill [`Backlogs`] to the brim):
 //!   that channel is closed.
+//! * No account fills more than half of what there is for all, and no box more than half of that ([`ACCOUNT_CAP`], [`BOX_CAP`]): clients
+//!   of the others go on.
 //!
 //! What waits on a channel is therefore at most [`HIGH`] and about one and a half windows, of clients that keep to the protocol. No
 //! callback ever waits for a box, so the connection's other channels go on.
@@ -23,6 +25,7 @@ use prometheus_client::metrics::gauge as metrics;
 use tokio::time::Instant;
 
 use super::Pace;
+use super::share::Share;
 
 /// Bytes waiting on a channel above which its client is slowed down.
 const HIGH: usize = 4 * 1024 * 1024;
@@ -36,6 +39,14 @@ const TRICKLE: u32 = 2;
 const ALL_HIGH: usize = 512 * 1024 * 1024;
 /// Bytes that may wait on all channels of this server together.
 const ALL_CAP: usize = 2 * ALL_HIGH;
+/// The part of [`ALL_HIGH`] that one account can have before its own clients, and nobody else's, are slowed down.
+const ACCOUNT_HIGH: usize = ALL_HIGH / 2;
+/// The part of [`ALL_CAP`] that one account can have.
+const ACCOUNT_CAP: usize = ALL_CAP / 2;
+/// The part of [`ACCOUNT_HIGH`] that the channels into one box can have: whoever has a token for it must not slow its account's others down.
+const BOX_HIGH: usize = ACCOUNT_HIGH / 2;
+/// The part of [`ACCOUNT_CAP`] that the channels into one box can have.
+const BOX_CAP: usize = ACCOUNT_CAP / 2;
 /// How long we pause between reads of a connection that is slowed down, by how long its box has taken nothing. The first step keeps the
 /// two-byte packets from taking CPU time from the box that reads as fast as it can.
 const PACES: [(Duration, Duration); 4] = [
@@ -45,27 +56,47 @@ const PACES: [(Duration, Duration); 4] = [
     (Duration::from_secs(5), Duration::from_millis(50)),
 ];
 
-/// What waits on all channels of all connections, as the metrics show it. Clones share it.
+/// What waits on all channels of all connections, as the metrics show it, on those of one account, and on those into
+/// one box. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Backlogs(metrics::Gauge);
+pub(super) struct Backlogs {
+    all: metrics::Gauge,
+    account: Arc<Share>,
+    in_box: Arc<Share>,
+}
 
 impl Backlogs {
-    /// Counts in this figure.
-    pub(super) fn new(figure: &metrics::Gauge) -> Self {
-        Self(figure.clone())
+    /// Counts in this figure, and in the shares of an account and a box.
+    pub(super) fn new(figure: &metrics::Gauge, account: Arc<Share>, in_box: Arc<Share>) -> Self {
+        Self { all: figure.clone(), account, in_box }
     }
 
     /// Bytes that wait now.
     pub(super) fn waiting(&self) -> usize {
-        usize::try_from(self.0.get()).unwrap_or(0)
+        usize::try_from(self.all.get()).unwrap_or(0)
+    }
+
+    /// Whether every client here is to be slowed down.
+    fn crowded(&self) -> bool {
+        self.waiting() > ALL_HIGH || self.account.waiting() > ACCOUNT_HIGH || self.in_box.waiting() > BOX_HIGH
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.waiting() + bytes <= ALL_CAP
+            && self.account.waiting() + bytes <= ACCOUNT_CAP
+            && self.in_box.waiting() + bytes <= BOX_CAP
     }
 
     fn add(&self, bytes: usize) {
-        self.0.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.all.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.account.add(bytes);
+        self.in_box.add(bytes);
     }
 
     fn sub(&self, bytes: usize) {
-        self.0.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.all.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.account.sub(bytes);
+        self.in_box.sub(bytes);
     }
 }
 
@@ -89,7 +120,7 @@ impl Flow {
 
     /// A channel has been granted window up to `granted`; returns what the next one shall be granted.
     pub(super) fn next_window(&self, granted: u32) -> u32 {
-        let crowded = self.backlogs.waiting() > ALL_HIGH;
+        let crowded = self.backlogs.crowded();
         let mut policy = self.policy();
         let window = policy.next_window(granted, crowded, Instant::now());
         self.tell(&mut policy);
@@ -98,7 +129,7 @@ impl Flow {
 
     /// Whether there is room for another channel.
     pub(super) fn has_room(&self) -> bool {
-        self.backlogs.waiting() <= ALL_HIGH
+        !self.backlogs.crowded()
     }
 
     /// Counts a channel's waiting bytes.
@@ -131,7 +162,7 @@ impl Gauge {
     /// There is no room for so many; they are not counted.
     pub(super) fn arrived(&mut self, bytes: usize) -> Result<(), Overrun> {
         let flow = &self.flow;
-        if self.level.waiting + bytes > CAP || flow.backlogs.waiting() + bytes > ALL_CAP {
+        if self.level.waiting + bytes > CAP || !flow.backlogs.has_room_for(bytes) {
             return Err(Overrun);
         }
         flow.backlogs.add(bytes);
@@ -333,10 +364,39 @@ mod tests {
         drop(gauge);
         assert_eq!(backlogs.waiting(), 0);
         assert_eq!(flow.next_window(TRICKLE), WINDOW);
+    }
 
-        let mut gauges: Vec<Gauge> = (0..ALL_CAP / CAP).map(|_| flow.gauge()).collect();
-        assert!(gauges.iter_mut().all(|gauge| gauge.arrived(CAP).is_ok()));
-        assert!(!flow.has_room());
-        assert_eq!(flow.gauge().arrived(1), Err(Overrun), "the server is full");
+    #[test]
+    fn who_fills_what_a_box_or_an_account_can_have_does_not_slow_the_others_down() {
+        let figure = metrics::Gauge::default();
+        let [account, other, third] = [(); 3].map(|()| Arc::<Share>::default());
+        let flow =
+            |account: &Arc<Share>| Flow::new(Backlogs::new(&figure, Arc::clone(account), Arc::default()), Pace::new());
+        let fill = |flow: &Arc<Flow>, most: usize| -> Vec<Gauge> {
+            let fill_one = |_| {
+                let mut gauge = flow.gauge();
+                gauge.arrived(CAP).is_ok().then_some(gauge)
+            };
+            (0..most / CAP).map_while(fill_one).collect()
+        };
+        let [one, two, three] = [(); 3].map(|()| flow(&account));
+        let (stranger, last) = (flow(&other), flow(&third));
+        assert_eq!(fill(&one, ALL_CAP).len() * CAP, BOX_CAP, "and it is given back");
+
+        let held = fill(&one, BOX_HIGH + CAP);
+        assert!(!one.has_room() && two.has_room() && stranger.has_room());
+        assert_eq!((one.next_window(WINDOW), two.next_window(WINDOW)), (TRICKLE, WINDOW));
+        drop(held);
+
+        let held = (fill(&one, ALL_CAP), fill(&two, ALL_CAP));
+        assert!(!three.has_room() && stranger.has_room());
+        assert_eq!((three.next_window(WINDOW), stranger.next_window(WINDOW)), (TRICKLE, WINDOW));
+        assert_eq!(three.gauge().arrived(1), Err(Overrun), "the account has its half");
+
+        let all = (fill(&stranger, ALL_CAP), fill(&flow(&other), ALL_CAP));
+        assert!(!last.has_room());
+        assert_eq!(last.gauge().arrived(1), Err(Overrun), "several have filled the server");
+        drop((held, all));
+        assert_eq!(figure.get(), 0);
     }
 }

@@ -82,11 +82,11 @@ pub(super) async fn direct(
 ) {
     let to = match target.endpoint() {
         Ok(to) => to,
-        Err(why) => return refuse(reply, why).await,
+        Err(why) => return refuse(&common, &channel, reply, why).await,
     };
     let dialled = tokio::select! {
         biased;
-        text = common.over() => return refuse(reply, &text).await,
+        text = common.over() => return refuse(&common, &channel, reply, &text).await,
         dialled = common.shared.boxes.dial(&common.kept, to) => dialled,
     };
     match dialled {
@@ -97,15 +97,16 @@ pub(super) async fn direct(
         }
         Err(error) => {
             common.log_forward(format_args!("SSH forward to {target} failed"));
-            refuse(reply, &error.to_string()).await;
+            refuse(&common, &channel, reply, &error.to_string()).await;
         }
     }
 }
 
-async fn refuse(reply: ChannelOpenHandle, why: &str) {
+async fn refuse(common: &Common, channel: &Channel<Msg>, reply: ChannelOpenHandle, why: &str) {
     // `SSH_OPEN_CONNECT_FAILED`, RFC 4254, section 5.1, with a text that clients show.
     let code = ChannelOpenFailure::ConnectFailed.code();
-    reply.reject(ChannelOpenFailure::Other { code, reason: why.to_owned() }).await;
+    let why = ChannelOpenFailure::Other { code, reason: why.to_owned() };
+    common.refuse(channel.id(), reply, why).await;
 }
 
 /// Serves a channel to a socket in the box until both have ended.
@@ -133,7 +134,7 @@ pub(super) async fn carry(common: &Common, channel: Channel<Msg>, socket: Sessio
             }
         }
     };
-    let mut hearing = std::pin::pin!(hear(&mut read, &input));
+    let mut hearing = Box::pin(hear(&mut read, &input));
     let (mut inward, mut outward) = (std::pin::pin!(input.feed(&control)), std::pin::pin!(outward));
     let (mut sending, mut receiving) = (true, true);
     let whole = loop {
@@ -163,9 +164,12 @@ pub(super) async fn carry(common: &Common, channel: Channel<Msg>, socket: Sessio
             break true;
         }
     };
-    if whole && matches!(timeout(CLOSE_FIRST, hearing).await, Ok(Heard::Closed)) {
+    if whole && matches!(timeout(CLOSE_FIRST, &mut hearing).await, Ok(Heard::Closed)) {
         return;
     }
+    // `russh` must not wait for us to hear more while we wait for it to close.
+    drop(hearing);
+    drop(read);
     common.closes_first();
     out.close().await;
 }

@@ -165,13 +165,31 @@ impl Handler for Visitor {
 
     async fn channel_open_x11(
         &mut self,
-        _: Channel<Msg>,
+        channel: Channel<Msg>,
         _: &str,
         _: u32,
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        if let Some(connection) = &self.connection {
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited).await;
+        }
+        Ok(())
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if let Some(connection) = &self.connection {
+            connection.refuse(channel, reply, ChannelOpenFailure::AdministrativelyProhibited).await;
+        }
         Ok(())
     }
 

@@ -14,6 +14,9 @@ const SMALL: usize = 4096;
 /// Bytes of small pieces that are put together at most.
 const TOGETHER: usize = 64 * 1024;
 
+/// Bytes that are written to the box at once, if so many wait.
+const AT_ONCE: usize = 256 * 1024;
+
 /// A queue of bytes with one writer, who never waits, and one reader.
 #[derive(Debug)]
 pub(super) struct Input {
@@ -84,10 +87,10 @@ impl Input {
                     let _ = control.end_input().await;
                     return;
                 }
-                Some(bytes) => {
-                    let written = control.input(&bytes).await;
+                Some(pieces) => {
+                    let written = control.input_pieces(&pieces).await;
                     let mut waiting = self.waiting();
-                    waiting.gauge.taken(bytes.len());
+                    waiting.gauge.taken(pieces.iter().map(Bytes::len).sum());
                     if written.is_err() {
                         waiting.discard();
                         return;
@@ -97,16 +100,23 @@ impl Input {
         }
     }
 
-    /// The next piece, which counts as waiting until [`Gauge::taken`] is told of it; `None` at the end.
-    async fn next(&self) -> Option<Bytes> {
+    /// The next pieces, which count as waiting until [`Gauge::taken`] is told of them; `None` at the end.
+    async fn next(&self) -> Option<Vec<Bytes>> {
         loop {
             {
                 let mut waiting = self.waiting();
                 if waiting.pieces.is_empty() {
                     waiting.gather();
                 }
-                if let Some(piece) = waiting.pieces.pop_front() {
-                    return Some(piece);
+                let mut total = 0;
+                let fits = |piece: &&Bytes| {
+                    total += piece.len();
+                    total <= AT_ONCE
+                };
+                // One at least, which is never larger than a packet.
+                let count = waiting.pieces.iter().take_while(fits).count().max(1).min(waiting.pieces.len());
+                if count > 0 {
+                    return Some(waiting.pieces.drain(..count).collect());
                 }
                 if waiting.ended {
                     return None;
@@ -153,9 +163,7 @@ mod tests {
         }
         input.end();
         input.push(Bytes::from_static(b"after the end")).expect("ignored");
-        assert_eq!(input.next().await.as_deref(), Some(&b"ab"[..]));
-        assert_eq!(input.next().await, Some(big));
-        assert_eq!(input.next().await.as_deref(), Some(&b"c"[..]));
+        assert_eq!(input.next().await, Some(vec![Bytes::from_static(b"ab"), big, Bytes::from_static(b"c")]));
         assert_eq!(input.next().await, None);
     }
 

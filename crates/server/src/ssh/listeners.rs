@@ -97,8 +97,8 @@ impl Listeners {
 
     async fn listen(&self, place: &Place, at: Endpoint) -> Option<SessionListener> {
         let common = &self.common;
-        let listening = timeout(LISTEN_DEADLINE, common.shared.boxes.listen(&common.kept, at)).await;
-        let listener = listening.ok().and_then(Result::ok);
+        let listening = timeout(LISTEN_DEADLINE, common.shared.boxes.listen(&common.kept, at));
+        let listener = common.until_gone(listening).await?.ok().and_then(Result::ok);
         let word = if listener.is_some() { "" } else { " failed" };
         common.log_forward(format_args!("SSH forward of {place} in the box{word}"));
         listener

@@ -40,6 +40,7 @@ mod refusal;
 mod request;
 mod session;
 mod settings;
+mod share;
 mod signals;
 mod source;
 mod stream;
@@ -48,6 +49,7 @@ mod visit;
 
 pub use accept::{Door, DoorError};
 
+use share::Shares;
 use stream::Pace;
 
 /// What all connections share.
@@ -56,6 +58,7 @@ struct Shared {
     boxes: Boxes,
     metrics: Arc<Metrics>,
     limits: Limits,
+    shares: Shares,
     /// Cancelled when the server is told to stop: connections have `limits.ssh_shutdown_grace` then.
     stop: CancellationToken,
 }

@@ -3,6 +3,9 @@
 //! These requests are answered in `russh`'s callbacks and nowhere else: it remembers for each channel only whether the *last* request
 //! wants a reply, so the answer to one must be given before the next is read.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
 use boxyard_proto::wire::{Pty, PtySize};
 use tokio::sync::oneshot;
 
@@ -98,6 +101,33 @@ impl Requests {
     }
 }
 
+/// Channels that have not been told yet what to run.
+///
+/// A channel whose task has ended may stay in here for a while: its client is not bound to close it in a way that we are told of (it may
+/// claim to have refused to open it). What its requests hold is freed when the next channel comes, so there are never more of them than
+/// there may be channels, and one.
+#[derive(Debug)]
+pub(super) struct Unstarted<K>(HashMap<K, Requests>);
+
+impl<K: Eq + Hash> Unstarted<K> {
+    pub(super) fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    pub(super) fn insert(&mut self, channel: K, requests: Requests) {
+        self.0.retain(|_, requests| !requests.start.is_closed());
+        self.0.insert(channel, requests);
+    }
+
+    pub(super) fn get_mut(&mut self, channel: &K) -> Option<&mut Requests> {
+        self.0.get_mut(channel)
+    }
+
+    pub(super) fn remove(&mut self, channel: &K) -> Option<Requests> {
+        self.0.remove(channel)
+    }
+}
+
 /// A terminal's size from columns, rows, width and height; what no terminal has is cut off.
 pub(super) fn size_of(size: [u32; 4]) -> PtySize {
     let [columns, rows, width, height] = size.map(|side| u16::try_from(side).unwrap_or(u16::MAX));
@@ -121,6 +151,21 @@ mod tests {
         assert_eq!((terminal.term.as_str(), terminal.pty.modes), ("xterm", vec![(1, 3), (53, 1)]));
         assert_eq!(terminal.pty.size, PtySize { columns: 80, rows: 24, width: u16::MAX, height: 0 });
         assert!(!order.agent);
+    }
+
+    #[test]
+    fn channels_that_end_unseen_before_they_start_anything_leave_nothing_behind() {
+        let mut unstarted = Unstarted::new();
+        let (requests, _live) = Requests::new();
+        unstarted.insert(0, requests);
+        for channel in 1..1000 {
+            let (mut requests, task) = Requests::new();
+            assert!(requests.env("LC_ALL", &"x".repeat(4096)));
+            unstarted.insert(channel, requests);
+            drop(task);
+        }
+        assert_eq!(unstarted.0.len(), 2, "one lives, and one has only just ended");
+        assert!(unstarted.get_mut(&0).is_some());
     }
 
     #[test]

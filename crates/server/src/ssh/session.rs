@@ -38,18 +38,17 @@ pub(super) async fn serve(common: Arc<Common>, channel: Channel<Msg>, asked: one
     tokio::select! {
         biased;
         heard = hear(&mut read, &input, &senders) => match heard {
-            Heard::Closed => {}
+            Heard::Closed => return,
             Heard::Overrun => {
                 tracing::info!(peer = %common.peer, "closed an SSH channel whose client does not keep to its window");
-                common.closes_first();
-                out.close().await;
             }
         },
-        () = work => {
-            common.closes_first();
-            out.close().await;
-        }
+        () = work => {}
     }
+    // `russh` must not wait for us to hear more while we wait for it to close.
+    drop(read);
+    common.closes_first();
+    out.close().await;
 }
 
 /// How to tell a program's surroundings what its client wants.

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::metrics::{Direction, Metrics};
 
 /// Bytes that are read at once when `russh` asks for less: it asks for each packet's head and body apart.
-const BUFFER: usize = 8 * 1024;
+const BUFFER: usize = 128 * 1024;
 /// A read that gave less than this gave little (see [`Pace`]).
 const LITTLE: usize = 1024;
 /// How long a client may take to close its side after we have closed ours.
@@ -62,7 +62,8 @@ pub(super) struct Stream {
     pause: Option<Pin<Box<Sleep>>>,
     /// Runs when our side is closed.
     linger: Option<Pin<Box<Sleep>>>,
-    buffer: Box<[u8; BUFFER]>,
+    /// Costs only as much memory as has ever been read at once.
+    buffer: Box<[u8]>,
     /// What of the buffer has not been handed on.
     start: usize,
     end: usize,
@@ -80,7 +81,7 @@ impl Stream {
             pace,
             pause: None,
             linger: None,
-            buffer: Box::new([0; BUFFER]),
+            buffer: vec![0; BUFFER].into_boxed_slice(),
             start: 0,
             end: 0,
         }
@@ -95,7 +96,7 @@ impl Stream {
         let direct = buf.remaining() >= BUFFER;
         let length = loop {
             ready!(self.socket.poll_read_ready(cx))?;
-            let target = if direct { buf.initialize_unfilled() } else { self.buffer.as_mut_slice() };
+            let target = if direct { buf.initialize_unfilled() } else { &mut *self.buffer };
             match self.socket.try_read(target) {
                 Ok(length) => break length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

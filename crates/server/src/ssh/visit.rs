@@ -107,6 +107,7 @@ impl Visit {
         tokio::select! {
             result = &mut session => return ended(&result),
             () = said_goodbye(&shared, &handle) => {}
+            () = link.gone.cancelled() => tracing::debug!("the client does not leave a box that is gone"),
             () = closed(&socket) => tracing::debug!("the client has closed and is not waited for any longer"),
         }
         end(session, &link, &cut).await;

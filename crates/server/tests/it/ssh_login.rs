@@ -293,6 +293,27 @@ async fn an_account_that_is_tried_too_often_stays_open_to_addresses_it_knows() {
 }
 
 #[tokio::test]
+async fn an_address_is_sent_away_as_soon_for_a_box_whose_account_is_being_tried_as_for_none() {
+    for there in [true, false] {
+        let yard = door_with(|config| {
+            config.limits.ssh_failures_per_minute = 5;
+            config.limits.ssh_account_failures_per_minute = 2;
+        })
+        .await;
+        let mut id = yard.client().new_box().await;
+        if !there {
+            yard.client().delete(&format!("/v2/box/{id}")).await;
+            id = "current-wasp-05510".into();
+        }
+        for _ in 0..5 {
+            assert_eq!(yard.login(&id, "box_wrong").await, refused());
+        }
+        let said = sent_away(yard.ssh_address()).await;
+        assert!(said.contains("too many failed logins from your address"), "{there}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn silence_has_its_time() {
     let yard = door_with(|config| config.limits.ssh_login_time = Duration::from_millis(300)).await;
     let id = yard.client().new_box().await;
@@ -424,7 +445,8 @@ async fn freezable(yard: &Yard) -> (Ssh, CancellationToken, JoinHandle<TcpStream
         }
     });
     let eyes = Eyes::default();
-    let config = Arc::new(client::Config::default());
+    // More than the kernel's buffers hold, so that the server's writes wait for a frozen client.
+    let config = Arc::new(client::Config { window_size: 256 << 20, ..client::Config::default() });
     let handle = client::connect_stream(config, near, eyes.clone()).await.expect("a connection");
     (Ssh { handle, eyes }, freeze, frozen)
 }
@@ -439,6 +461,23 @@ async fn a_client_that_does_not_take_its_goodbye_is_cut() {
     let mut socket = frozen.await.expect("no panic");
     yard.down().await;
     assert!(!rest(&mut socket).await.is_empty(), "it was told, had it listened");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_does_not_stay_in_a_box_that_was_deleted() {
+    let yard = door_with(|config| config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)))).await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    let (mut inside, freeze, frozen) = freezable(&yard).await;
+    assert_eq!(inside.password(&id, KEY).await, AuthResult::Success);
+    let mut channel = inside.handle.channel_open_session().await.expect("a channel");
+    channel.exec(false, "yes 200000000").await.expect("a connection");
+    while !matches!(channel.wait().await, Some(russh::ChannelMsg::Data { .. })) {}
+    freeze.cancel();
+    let _socket = frozen.await.expect("no panic");
+    assert_eq!(client.delete(&format!("/v2/box/{id}")).await.status, StatusCode::OK);
+    figure(&yard, "boxyard_ssh_sessions 0").await;
+    figure(&yard, "boxyard_ssh_connections 0").await;
 }
 
 #[tokio::test]

@@ -219,6 +219,23 @@ async fn there_are_so_many_channels_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_client_is_told_of_each_channel_that_it_cannot_have_however_many_it_wants() {
+    let yard = Yard::with_door(|config| config.limits.ssh_channels_per_connection = 1).await;
+    let id = yard.client().new_box().await;
+    let ssh = yard.enter(&id).await;
+    let mut only = ssh.begin("cat").await;
+    let opens = |count| futures_util::future::join_all((0..count).map(|_| ssh.handle.channel_open_session()));
+    for opened in opens(5000).await {
+        let refused = opened.expect_err("one too many");
+        assert!(format!("{refused:?}").contains("ResourceShortage"), "{refused:?}");
+    }
+    assert!(ssh.handle.channel_open_x11("127.0.0.1", 6000).await.is_err());
+    assert!(ssh.handle.channel_open_direct_tcpip("", 80, "127.0.0.1", 1).await.is_err());
+    only.data_bytes("still here").await.expect("a connection");
+    until(&mut only, |said| said.out == b"still here").await;
+}
+
+#[tokio::test]
 async fn sessions_of_a_deleted_box_are_told() {
     let yard = Yard::with_door(|_| {}).await;
     let client = yard.client();
