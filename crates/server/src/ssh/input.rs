@@ -163,7 +163,8 @@ mod tests {
         }
         input.end();
         input.push(Bytes::from_static(b"after the end")).expect("ignored");
-        assert_eq!(input.next().await, Some(vec![Bytes::from_static(b"ab"), big, Bytes::from_static(b"c")]));
+        assert_eq!(input.next().await, Some(vec![Bytes::from_static(b"ab"), big]));
+        assert_eq!(input.next().await, Some(vec![Bytes::from_static(b"c")]));
         assert_eq!(input.next().await, None);
     }
 
