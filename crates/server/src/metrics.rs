@@ -91,6 +91,8 @@ impl Outcome {
     pub const OK: Self = Self { outcome: "ok" };
     /// It failed.
     pub const FAILED: Self = Self { outcome: "failed" };
+    /// There was no place for it.
+    pub const REFUSED: Self = Self { outcome: "refused" };
 }
 
 /// Label of [`Metrics::execs`].

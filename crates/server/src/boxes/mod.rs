@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Sizes};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Outcome};
 use crate::store::{BoxRow, Store, StoreError};
 
 mod account_env;
@@ -226,7 +226,10 @@ impl Boxes {
     /// store failed.
     pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
         new.env = self.with_account_env(account, new.env).await?;
-        let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await?;
+        let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await;
+        let place = place.inspect_err(|_| {
+            self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
+        })?;
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {

@@ -204,7 +204,9 @@ impl From<BoxError> for ApiError {
             ) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let answer = Self::new(status, error.to_string());
-        if status.is_server_error() { answer.because(&error) } else { answer }
+        // A full host is no failure, and has no cause underneath.
+        let failed = status.is_server_error() && !matches!(error, BoxError::Full(_));
+        if failed { answer.because(&error) } else { answer }
     }
 }
 

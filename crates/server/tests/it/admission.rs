@@ -1,5 +1,7 @@
 //! Who still gets a box.
 
+use std::net::SocketAddr;
+
 use boxyard_engine::fake::Call;
 use boxyard_engine::{Engine, ErrorKind};
 use boxyard_server::config::Factor;
@@ -18,6 +20,7 @@ fn memory() -> u64 {
 /// A server whose host promises memory for four boxes.
 async fn for_four() -> Yard {
     Yard::with(|config| {
+        config.metrics = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
         config.overcommit.memory = Factor::whole(1);
         config.overcommit.memory_floor = 1;
         config.sizes.small.memory_bytes = memory() / 4;
@@ -66,6 +69,8 @@ async fn many_creates_at_once_never_take_more_memory_than_is_promised() {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{text}");
         assert!(text.contains("promised all its memory"), "{text}");
     }
+    let figures = Client::new(yard.metrics_address(), None).get("/metrics").await.text();
+    assert!(figures.contains("boxyard_creates_total{outcome=\"refused\"} 20\n"), "{figures}");
     for _ in 0..3 {
         delete_all(&client).await;
         for _ in 0..4 {
