@@ -15,6 +15,7 @@ mod data;
 mod delete;
 mod doctor;
 mod door;
+mod env;
 mod exec;
 mod failure;
 mod host;
@@ -30,6 +31,7 @@ mod ssh_fingerprint;
 mod ssh_key;
 mod ssh_token;
 mod trailer;
+mod usage;
 
 use failure::Failure;
 
@@ -61,6 +63,11 @@ enum Command {
     Exec(exec::Exec),
     /// Delete boxes
     Delete(delete::Delete),
+    /// Show what boxes use of memory, disk, CPU and network
+    Usage(usage::Usage),
+    /// Set, list and remove variables that all boxes get that are made afterwards
+    #[command(subcommand)]
+    Env(env::Env),
     /// Log in to a box with this host's ssh, or run a command in it
     Ssh(ssh::Ssh),
     /// Print what ~/.ssh/config needs to know of boxes
@@ -99,6 +106,8 @@ fn main() -> ExitCode {
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Delete(delete) => client(delete.run()),
+        Command::Usage(usage) => client(usage.run()),
+        Command::Env(env) => client(env.run()),
         Command::Ssh(ssh) => client(ssh.run()),
         Command::SshConfig(config) => client(config.run()),
         Command::SshFingerprint(fingerprint) => client(fingerprint.run()),

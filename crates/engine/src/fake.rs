@@ -57,6 +57,8 @@ struct State {
     /// Gates that calls wait for before they do anything.
     holds: HashMap<Call, String>,
     calls: Vec<(Call, BoxId)>,
+    /// What boxes are said to use.
+    usages: HashMap<BoxId, Usage>,
 }
 
 /// A call of the engine that a test can steer.
@@ -76,6 +78,8 @@ pub enum Call {
     Save,
     /// [`Engine::remove`].
     Remove,
+    /// [`Engine::usage`].
+    Usage,
 }
 
 /// A box: its jobs, and who must be told when it ends.
@@ -159,6 +163,11 @@ impl FakeEngine {
         let mut state = self.lock();
         state.boxes.remove(id);
         state.paused.remove(id);
+    }
+
+    /// Says what a box uses from now on.
+    pub fn use_up(&self, id: &BoxId, usage: Usage) {
+        self.lock().usages.insert(id.clone(), usage);
     }
 
     /// Makes a box that nobody has a record of.
@@ -384,7 +393,11 @@ impl Engine for FakeEngine {
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {
+        self.steer(Call::Usage, id).await?;
         let found = self.find(id, "asking what a box uses")?;
+        if let Some(usage) = self.lock().usages.get(id) {
+            return Ok(*usage);
+        }
         let pids = u64::try_from(found.running().len()).unwrap_or(u64::MAX).saturating_add(1);
         Ok(Usage { pids, ..Usage::default() })
     }

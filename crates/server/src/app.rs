@@ -30,7 +30,7 @@ use crate::store::{Store, StoreError, StoreOptions};
 const METRICS_CONNECTIONS: usize = 16;
 /// How long the tasks of boxes and runs may take to end.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
-/// How often old log entries and runs are removed.
+/// How often old log entries, runs and records of deleted boxes are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A server that is ready to run: it listens, and knows its boxes.
@@ -53,6 +53,7 @@ pub struct App {
 struct Keep {
     logs: Duration,
     runs: Duration,
+    boxes: Duration,
 }
 
 /// Where a server listens. Its text form is the line that `boxyard serve` prints when it accepts requests.
@@ -160,7 +161,7 @@ impl App {
         let gauge = metrics.http_connections.clone();
         let door = Door::new(listener, router, limits.header_timeout, connections, gauge);
         let metrics_door = metrics_listener.map(|listener| {
-            let router = http::metrics_router(metrics);
+            let router = http::metrics_router(metrics, boxes.clone());
             Door::new(listener, router, limits.header_timeout, METRICS_CONNECTIONS, Default::default())
         });
         let address = |door: &Door, asked: SocketAddr| {
@@ -174,7 +175,7 @@ impl App {
                 (Some(_) | None, _) => None,
             },
         };
-        let keep = Keep { logs: config.logs_keep, runs: config.runs_keep };
+        let keep = Keep { logs: config.logs_keep, runs: config.runs_keep, boxes: config.boxes_deleted_keep };
         Ok(Self {
             door,
             ssh_door,
@@ -262,6 +263,16 @@ async fn prune(store: Store, keep: Keep) {
                 Ok(_) => break,
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "old entries could not be removed");
+                    break;
+                }
+            }
+        }
+        loop {
+            match store.prune_boxes(before(keep.boxes)).await {
+                Ok(pruned) if pruned.more => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "records of deleted boxes could not be removed");
                     break;
                 }
             }

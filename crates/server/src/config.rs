@@ -22,7 +22,7 @@ mod tests;
 mod value;
 
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
-pub use value::{AddressRange, Secret, duration};
+pub use value::{AddressRange, Factor, Secret, duration};
 
 use layers::Layers;
 use value::{Bytes, Cpus, HostEntry, OrOff, Resolver, Span};
@@ -62,6 +62,12 @@ pub struct Config {
     pub uids_start: u32,
     /// Boxes at most, of all accounts together.
     pub boxes_max: u32,
+    /// Boxes at most of one account; as many as all together when missing.
+    pub boxes_max_per_account: Option<u32>,
+    /// How long the records of deleted boxes are kept.
+    pub boxes_deleted_keep: Duration,
+    /// How much more boxes may be promised than the host has.
+    pub overcommit: Overcommit,
     /// Where boxes' disks lie.
     pub storage: Storage,
     /// Folder of the operator's own image recipes, over the built-in ones.
@@ -102,6 +108,19 @@ pub struct Storage {
     pub kind: StorageChoice,
     /// Bytes of the pool where there is one; a share of what is free when it is made, if nothing is said.
     pub pool_size: Option<u64>,
+}
+
+/// How much more boxes may be promised than the host has, and what must be left of it when one is made or started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overcommit {
+    /// The memory limits of all boxes together are at most this many times the host's memory; stopped boxes do not count.
+    pub memory: Factor,
+    /// Bytes of the host's memory that must be available, caches that can be dropped included.
+    pub memory_floor: u64,
+    /// The disk limits of all boxes together are at most this many times the size of the data directory's file system.
+    pub disk: Factor,
+    /// Bytes that must be free on the data directory's file system.
+    pub disk_floor: u64,
 }
 
 /// Caps and deadlines of the doors.
@@ -221,6 +240,14 @@ impl Config {
             },
             uids_start: layers.get("uids.start")?.unwrap_or(0x7000_0000),
             boxes_max: layers.get("boxes.max")?.unwrap_or(1000),
+            boxes_max_per_account: layers.get("boxes.max_per_account")?,
+            boxes_deleted_keep: layers.get("boxes.deleted_keep")?.map_or(30 * DAY, |Span(span)| span),
+            overcommit: Overcommit {
+                memory: layers.get("overcommit.memory")?.unwrap_or(Factor::whole(64)),
+                memory_floor: layers.get("overcommit.memory_floor")?.map_or(256 * MIB, |Bytes(bytes)| bytes),
+                disk: layers.get("overcommit.disk")?.unwrap_or(Factor::whole(100)),
+                disk_floor: layers.get("overcommit.disk_floor")?.map_or(GB, |Bytes(bytes)| bytes),
+            },
             storage: Storage {
                 kind: layers.get("storage.kind")?.unwrap_or_default(),
                 pool_size: layers.get("storage.pool_size")?.map(|Bytes(bytes)| bytes),

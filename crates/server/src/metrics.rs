@@ -1,6 +1,7 @@
 //! Figures for Prometheus. Names begin with `boxyard_`; no label holds an id, so that their number stays small.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -20,6 +21,18 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     /// Boxes by the phase of their life.
     pub boxes: Family<Phase, Gauge>,
+    /// Bytes of memory that all boxes use together; this and the next ones as of the last look (`boxes/usage.rs`).
+    pub boxes_memory: Gauge,
+    /// Bytes on the disks of all boxes beyond their images.
+    pub boxes_disk: Gauge,
+    /// Processes and threads of all boxes.
+    pub boxes_pids: Gauge,
+    /// Seconds of CPU time that boxes have used.
+    pub boxes_cpu_seconds: Counter<f64, AtomicU64>,
+    /// Bytes that boxes have received and sent over their network, as they see it.
+    pub boxes_network: Family<Direction, Counter>,
+    /// Processes that were ended because their box was out of memory.
+    pub boxes_oom_kills: Counter,
     /// Boxes made, by outcome.
     pub creates: Family<Outcome, Counter>,
     /// Seconds from a request for a box to its being ready.
@@ -78,6 +91,8 @@ impl Outcome {
     pub const OK: Self = Self { outcome: "ok" };
     /// It failed.
     pub const FAILED: Self = Self { outcome: "failed" };
+    /// There was no place for it.
+    pub const REFUSED: Self = Self { outcome: "refused" };
 }
 
 /// Label of [`Metrics::execs`].
@@ -126,10 +141,10 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
-/// Label of [`Metrics::ssh_bytes`].
+/// Label of [`Metrics::ssh_bytes`] and [`Metrics::boxes_network`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Direction {
-    /// `received` or `sent`, as the server sees it.
+    /// `received` or `sent`, as the server or the box sees it.
     pub direction: &'static str,
 }
 
@@ -146,6 +161,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("boxyard");
         let metrics = Self {
             boxes: Family::default(),
+            boxes_memory: Gauge::default(),
+            boxes_disk: Gauge::default(),
+            boxes_pids: Gauge::default(),
+            boxes_cpu_seconds: Counter::default(),
+            boxes_network: Family::default(),
+            boxes_oom_kills: Counter::default(),
             creates: Family::default(),
             create_seconds: histogram(),
             deletes: Family::default(),
@@ -167,6 +188,13 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("boxes", "Boxes by the phase of their life", metrics.boxes.clone());
+        registry.register("boxes_memory_bytes", "Memory in use by all boxes", metrics.boxes_memory.clone());
+        registry.register("boxes_disk_bytes", "On the disks of all boxes beyond images", metrics.boxes_disk.clone());
+        registry.register("boxes_pids", "Processes and threads of all boxes", metrics.boxes_pids.clone());
+        registry.register("boxes_cpu_seconds", "CPU time used by boxes", metrics.boxes_cpu_seconds.clone());
+        registry.register("boxes_network_bytes", "Network traffic of boxes", metrics.boxes_network.clone());
+        let help = "Processes ended because their box was out of memory";
+        registry.register("boxes_oom_kills", help, metrics.boxes_oom_kills.clone());
         registry.register("creates", "Boxes made", metrics.creates.clone());
         registry.register(
             "create_seconds",

@@ -1,10 +1,12 @@
 //! The program as its users meet it: called, with its output and exit codes.
 
 mod boxes;
+mod env;
 mod exec;
 mod keys;
 mod ssh;
 mod ssh_access;
+mod usage;
 
 use std::path::Path;
 use std::process::{Command, Output};

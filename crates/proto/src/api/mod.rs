@@ -3,6 +3,7 @@
 //! Shapes and quirks are those that the published Upstash Box clients send and parse. Two rules hold everywhere: a `null` field reads as
 //! an absent one, and unknown fields are ignored. Times are Unix seconds unless a field says otherwise.
 
+pub mod account_env;
 pub mod boxes;
 pub mod error;
 pub mod exec;
@@ -10,3 +11,4 @@ pub mod labels;
 pub mod logs;
 pub mod runs;
 pub mod ssh;
+pub mod usage;

@@ -19,10 +19,11 @@ use std::time::Duration;
 use boxyard_engine::{EngineError, ErrorKind};
 use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LogLevel, LogSource};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::admission::Place;
 use super::kept::{Failure, Kept, LabelChange, Message, Shared};
 use super::lifecycle::{self, Asked, Deed, Phase, Refused, Report, Wanted};
 use super::{BoxError, Yard, chain, now_ms};
@@ -49,7 +50,9 @@ pub(super) struct Keeper {
     /// When the deed began, earlier attempts included.
     began: Instant,
     /// The box's place among those that may exist; given back with the box.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Place,
+    /// The box's memory was taken for its being resumed now, and goes back if that fails.
+    woken: bool,
 }
 
 impl Keeper {
@@ -59,7 +62,7 @@ impl Keeper {
         yard: &Arc<Yard>,
         shared: Arc<Shared>,
         mailbox: mpsc::Receiver<Message>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Place,
         turn: Option<Arc<Semaphore>>,
     ) {
         let mut keeper = Self {
@@ -69,7 +72,8 @@ impl Keeper {
             deed: None,
             failures: 0,
             began: Instant::now(),
-            _place: place,
+            place,
+            woken: false,
         };
         keeper.begin_deed(turn);
         yard.tasks.spawn(keeper.keep());
@@ -130,8 +134,13 @@ impl Keeper {
             Err(Refused::Failed) => return Err(self.shared.failure().unwrap_or(BoxError::Busy)),
             Err(Refused::Gone) => return Err(BoxError::NotFound),
         };
+        if next == Phase::Resuming {
+            // A stopped box gave its memory back, and others may have it now.
+            self.woken = self.place.wake().await?;
+        }
         self.shared.gate.close();
         if let Err(error) = self.store_phase(next, None).await {
+            self.doze();
             let failure = self.shared.state.borrow().failure.clone();
             self.publish(phase, failure);
             return Err(error.into());
@@ -196,6 +205,9 @@ impl Keeper {
             if !self.store_phase_surely(next, text.clone()).await {
                 return;
             }
+            if (phase, next) == (Phase::Resuming, Phase::Paused) {
+                self.doze();
+            }
             let metrics = &self.yard.metrics;
             let text = text.unwrap_or_default();
             match (phase, next) {
@@ -221,6 +233,13 @@ impl Keeper {
             self.yard.metrics.deletes.get_or_create(&Outcome::FAILED).inc();
         }
         self.begin_deed(None);
+    }
+
+    /// Gives the memory back that a stopped box was to be started with.
+    fn doze(&mut self) {
+        if std::mem::take(&mut self.woken) {
+            self.place.sleep();
+        }
     }
 
     fn log(&self, level: LogLevel, message: &str) {

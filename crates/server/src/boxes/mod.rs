@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use boxyard_engine::{BoxSpec, Engine, ErrorKind};
+use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
 use boxyard_proto::api::runs::RunStatus;
@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Sizes};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Outcome};
 use crate::store::{BoxRow, Store, StoreError};
 
+mod account_env;
+mod admission;
 mod keeper;
 mod kept;
 pub mod lifecycle;
@@ -33,8 +35,10 @@ mod recovery;
 mod registry;
 mod runs;
 mod sessions;
+mod usage;
 mod work;
 
+pub use admission::Full;
 pub use kept::{Kept, Lease};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
@@ -43,12 +47,14 @@ pub use recovery::RecoveryError;
 pub use runs::{Collected, Ending, Started};
 pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
 
+use admission::Admission;
 use keeper::Keeper;
 use kept::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
 use registry::Registry;
 use runs::LiveRuns;
+use usage::{Figures, USAGES};
 
 /// How many random ids are tried before the store is taken to be broken.
 const ID_ATTEMPTS: u32 = 20;
@@ -75,14 +81,17 @@ struct Yard {
     metrics: Arc<Metrics>,
     registry: Registry,
     runs: LiveRuns,
-    /// A permit for each box that may exist.
-    places: Arc<Semaphore>,
-    boxes_max: u32,
+    /// Gives each box its place.
+    admission: Admission,
     sizes: Sizes,
     /// What commands may hold of their output.
     outputs: Budget,
     /// Bounds how many runs of an earlier server are being taken over at once.
     take_overs: Semaphore,
+    /// Bounds how many boxes' usage is being found out at once.
+    usages: Semaphore,
+    /// What all boxes together have used so far.
+    figures: Figures,
     /// Every task of this module.
     tasks: TaskTracker,
     /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
@@ -151,9 +160,15 @@ pub enum BoxError {
     /// The account has a live box with this name.
     #[error("a box named '{0}' exists already; choose another name or delete it first")]
     NameTaken(String),
-    /// There are as many boxes as this server allows.
-    #[error("the limit of {0} boxes is reached; delete some first")]
-    TooMany(u32),
+    /// There is no place for another box.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// A variable breaks a rule, perhaps only together with those that are there.
+    #[error(transparent)]
+    Env(#[from] InvalidName),
+    /// The engine does not say what the box uses.
+    #[error("what the box uses could not be found out")]
+    Usage(#[source] EngineError),
     /// As much works in the box as this server allows.
     #[error("the limit of {0} commands at once in one box is reached; wait for some to end or cancel them")]
     TooManyRuns(u64),
@@ -183,21 +198,21 @@ pub enum BoxError {
 impl Boxes {
     /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
-        let places = usize::try_from(config.boxes_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let yard = Yard {
             engine,
             store,
             metrics,
             registry: Registry::default(),
             runs: LiveRuns::default(),
-            places: Arc::new(Semaphore::new(places)),
-            boxes_max: config.boxes_max,
+            admission: Admission::new(config),
             sizes: config.sizes,
             outputs: Budget::new(
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
             take_overs: Semaphore::new(TAKE_OVERS),
+            usages: Semaphore::new(USAGES),
+            figures: Figures::default(),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
         };
@@ -207,10 +222,14 @@ impl Boxes {
     /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
     ///
     /// # Errors
-    /// The name is taken, there are too many boxes, or the store failed.
-    pub async fn create(&self, account: &AccountId, new: NewBox) -> Result<Kept, BoxError> {
-        let place =
-            Arc::clone(&self.yard.places).try_acquire_owned().map_err(|_| BoxError::TooMany(self.yard.boxes_max))?;
+    /// The name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
+    /// store failed.
+    pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
+        new.env = self.with_account_env(account, new.env).await?;
+        let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await;
+        let place = place.inspect_err(|_| {
+            self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
+        })?;
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
@@ -228,7 +247,7 @@ impl Boxes {
                 }
             }
             let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
-            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, Some(place), None);
+            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, place, None);
             Ok(kept)
         });
         made.await.unwrap_or(Err(BoxError::Leaving))

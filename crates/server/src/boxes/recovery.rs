@@ -113,8 +113,8 @@ impl Boxes {
             self.yard.store.set_phase(row.id.clone(), phase.to_string(), Some(error.into()), now_ms()).await?;
             row.error = Some(error.into());
         }
-        // With a lower limit than before, boxes may be more than it allows; they are not turned out.
-        let place = Arc::clone(&self.yard.places).try_acquire_owned().ok();
+        let asleep = phase == Phase::Paused && seen == Some(ObservedState::Stopped);
+        let place = self.yard.admission.readmit(&row.account, self.yard.sizes.of(row.size), asleep);
         let (kept, mailbox) = self.yard.adopt(&row, phase);
         let turn = if phase == Phase::Deleting { removes } else { others };
         Keeper::start(&self.yard, kept.shared, mailbox, place, Some(Arc::clone(turn)));

@@ -55,6 +55,11 @@ impl Registry {
         self.read().by_id.get(id).cloned()
     }
 
+    /// All of them, whatever their phase.
+    pub(super) fn ids(&self) -> Vec<BoxId> {
+        self.read().by_id.keys().cloned().collect()
+    }
+
     /// Whose box this is, unless it is being deleted.
     pub(super) fn owner_of(&self, id: &BoxId) -> Option<AccountId> {
         self.read().by_id.get(id).filter(|kept| !kept.phase().is_gone()).map(|kept| kept.account().clone())

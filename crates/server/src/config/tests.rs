@@ -57,6 +57,8 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!(config.sizes.of(Size::Large).cpu_millis, 8000);
     assert_eq!(config.storage, Storage { kind: StorageChoice::Auto, pool_size: None });
     assert_eq!(config.logs_keep, Duration::from_hours(7 * 24));
+    assert_eq!((config.boxes_max_per_account, config.boxes_deleted_keep), (None, Duration::from_hours(30 * 24)));
+    assert_eq!((config.overcommit.memory.times(2), config.overcommit.disk_floor), (128, 1_000_000_000));
 }
 
 #[test]
@@ -117,6 +119,11 @@ fn every_kind_of_value_is_read() {
         [sizes.small]
         cpus = 0.5
         memory = "512MiB"
+        [boxes]
+        max_per_account = 3
+        deleted_keep = "1d"
+        [overcommit]
+        memory = 1.5
         [logs]
         keep = "36h"
         [log]
@@ -137,6 +144,8 @@ fn every_kind_of_value_is_read() {
     assert_eq!((config.sizes.small.cpu_millis, config.sizes.small.memory_bytes), (500, 512 << 20));
     assert_eq!(config.sizes.small.pids, 1024, "what is not set keeps its default");
     assert_eq!(config.logs_keep, Duration::from_hours(36));
+    assert_eq!((config.boxes_max_per_account, config.boxes_deleted_keep), (Some(3), Duration::from_hours(24)));
+    assert_eq!((config.overcommit.memory.times(3), config.overcommit.memory.times(u64::MAX)), (4, u64::MAX));
     assert_eq!((config.log.format, config.synchronous), (LogFormat::Json, Synchronous::Full));
 }
 
@@ -148,7 +157,7 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
         "/etc/boxyard/boxyard.toml: unknown setting network.rnge; did you mean network.range?"
     );
     assert!(file("[colours]\nfront = 'red'").starts_with(
-        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.max, data_dir, http, images.recipes_dir,"
+        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.deleted_keep, boxes.max, boxes.max_per_account, data_dir, http,"
     ));
     assert_eq!(
         file("http = 7070"),
@@ -194,6 +203,9 @@ fn wrong_values_are_refused() {
     for text in ["", ".", "0", "0.0001", "0.005", "5000", "1e3", "-1", "1.2.3"] {
         assert_eq!(Cpus::read(text), None, "{text}");
     }
+    for text in ["", ".", "0", "0.05", "100001", "1.0001", "-1", "x"] {
+        assert_eq!(Factor::read(text), None, "{text}");
+    }
     for text in ["", "10.0.0.1/8", "10.0.0.0/33", "::/0", "10.0.0.0/"] {
         assert_eq!(AddressRange::read(text), None, "{text}");
     }
@@ -213,6 +225,6 @@ proptest! {
     #[test]
     fn no_value_makes_the_parser_fall(text in "\\PC{0,40}") {
         let _ = (Bytes::read(&text), Span::read(&text), Cpus::read(&text), Resolver::read(&text));
-        let _ = (AddressRange::read(&text), HostEntry::read(&text));
+        let _ = (AddressRange::read(&text), HostEntry::read(&text), Factor::read(&text));
     }
 }

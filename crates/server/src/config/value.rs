@@ -150,12 +150,42 @@ impl Setting for Cpus {
     const EXPECTED: &'static str = "a number of CPUs from 0.01 to 4096, with at most three decimals, such as 2 or 0.5";
 
     fn read(text: &str) -> Option<Self> {
-        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-        if part.len() > 3 || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-            return None;
-        }
-        let millis = whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(format!("{part:0<3}").parse().ok()?)?;
-        (10..=4_096_000).contains(&millis).then_some(Self(millis))
+        thousandths(text).filter(|millis| (10..=4_096_000).contains(millis)).map(Self)
+    }
+}
+
+fn thousandths(text: &str) -> Option<u32> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if part.len() > 3 || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return None;
+    }
+    whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(format!("{part:0<3}").parse().ok()?)
+}
+
+/// How many times something may be promised: `1.5`, `64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Factor {
+    thousandths: u32,
+}
+
+impl Factor {
+    /// A whole number of times.
+    pub const fn whole(times: u32) -> Self {
+        Self { thousandths: times.saturating_mul(1000) }
+    }
+
+    /// So many times `amount`, rounded down; the largest number when it is more.
+    pub fn times(self, amount: u64) -> u64 {
+        let product = u128::from(amount) * u128::from(self.thousandths) / 1000;
+        u64::try_from(product).unwrap_or(u64::MAX)
+    }
+}
+
+impl Setting for Factor {
+    const EXPECTED: &'static str = "a number from 0.1 to 100000, with at most three decimals, such as 1.5";
+
+    fn read(text: &str) -> Option<Self> {
+        thousandths(text).filter(|number| (100..=100_000_000).contains(number)).map(|thousandths| Self { thousandths })
     }
 }
 

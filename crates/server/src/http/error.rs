@@ -184,11 +184,13 @@ impl From<BoxError> for ApiError {
         let status = match &error {
             BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
-            BoxError::LabelsFull => StatusCode::BAD_REQUEST,
+            BoxError::LabelsFull | BoxError::Env(_) => StatusCode::BAD_REQUEST,
             BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
                 StatusCode::CONFLICT
             }
-            BoxError::TooMany(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
+            BoxError::Full(full) if full.is_of_host() => StatusCode::SERVICE_UNAVAILABLE,
+            BoxError::Full(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
+            BoxError::Usage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             BoxError::Busy | BoxError::Leaving | BoxError::Store(StoreError::Busy | StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -202,7 +204,9 @@ impl From<BoxError> for ApiError {
             ) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let answer = Self::new(status, error.to_string());
-        if status.is_server_error() { answer.because(&error) } else { answer }
+        // A full host is no failure, and has no cause underneath.
+        let failed = status.is_server_error() && !matches!(error, BoxError::Full(_));
+        if failed { answer.because(&error) } else { answer }
     }
 }
 

@@ -9,6 +9,7 @@ use http::header;
 
 use super::Http;
 use super::error::ApiError;
+use crate::boxes::Boxes;
 use crate::metrics::{self, Metrics};
 
 /// Answers when the server takes requests
@@ -25,7 +26,8 @@ pub(super) async fn openapi(State(http): State<Arc<Http>>) -> Response {
 }
 
 /// All figures, for Prometheus. On a listener of its own.
-pub(super) async fn metrics(State(metrics): State<Arc<Metrics>>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State((metrics, boxes)): State<(Arc<Metrics>, Boxes)>) -> Result<Response, ApiError> {
+    boxes.refresh_figures().await;
     let text = metrics.encode().map_err(|_| ApiError::internal("the figures could not be written"))?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

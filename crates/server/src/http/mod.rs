@@ -15,6 +15,7 @@ use crate::ssh::identity::Identity;
 use crate::store::Store;
 
 mod accept;
+mod account_env;
 mod auth;
 mod boxes;
 mod code;
@@ -32,6 +33,7 @@ mod paced;
 mod runs;
 mod ssh;
 mod stream;
+mod usage;
 
 pub use accept::Door;
 pub use openapi::openapi;
@@ -71,10 +73,10 @@ pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>
 }
 
 /// The figures, without authentication: for a listener that only the operator reaches.
-pub fn metrics_router(metrics: Arc<Metrics>) -> Router {
+pub fn metrics_router(metrics: Arc<Metrics>, boxes: Boxes) -> Router {
     Router::new()
         .route("/metrics", routing::get(health::metrics))
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .with_state(metrics)
+        .with_state((metrics, boxes))
 }

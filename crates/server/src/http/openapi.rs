@@ -8,7 +8,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, boxes, code, exec, health, labels, logs, runs, ssh};
+use super::{Http, account_env, boxes, code, exec, health, labels, logs, runs, ssh, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -51,6 +51,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(ssh::remove_key))
         .routes(routes!(ssh::create_token, ssh::list_tokens))
         .routes(routes!(ssh::revoke_token))
+        .routes(routes!(usage::show))
+        .routes(routes!(account_env::list, account_env::replace))
+        .routes(routes!(account_env::set, account_env::unset))
         .routes(routes!(health::healthz))
         .routes(routes!(health::openapi))
 }

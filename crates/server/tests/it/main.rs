@@ -2,7 +2,9 @@
 //!
 //! One file per resource or concern. Tests wait for events, never for time.
 
+mod account_env;
 mod accounts;
+mod admission;
 mod auth;
 mod bad_input;
 mod boxes;
@@ -23,3 +25,4 @@ mod ssh_login;
 mod ssh_sessions;
 mod streams;
 mod support;
+mod usage;

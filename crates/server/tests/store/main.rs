@@ -1,5 +1,6 @@
 //! The store as its callers see it.
 
+mod account;
 mod boxes;
 mod durability;
 mod keys;
