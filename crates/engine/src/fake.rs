@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use boxyard_proto::names::RUNTIMES;
 use boxyard_proto::wire::FRAME_MAX;
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::watch;
@@ -229,6 +230,14 @@ impl Engine for FakeEngine {
 
     fn abilities(&self) -> Abilities {
         Abilities::default()
+    }
+
+    fn check_image(&self, name: &str) -> Result<(), EngineError> {
+        if RUNTIMES.contains(&name) {
+            return Ok(());
+        }
+        let text = format!("finding an image named {name:?} (there are: {})", RUNTIMES.join(", "));
+        Err(EngineError::new(ErrorKind::NotFound, text))
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {

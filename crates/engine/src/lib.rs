@@ -38,6 +38,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// What this engine can do beyond making and removing boxes.
     fn abilities(&self) -> Abilities;
 
+    /// Refuses a name of which there is no image, built or not, with the names that there are. Quick: asks nobody else.
+    fn check_image(&self, name: &str) -> Result<(), EngineError>;
+
     /// Makes a box and starts it; builds its image first where that is missing, which may take minutes. The box accepts connections
     /// when this returns.
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError>;

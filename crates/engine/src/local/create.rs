@@ -48,6 +48,8 @@ impl LocalEngine {
             }
             self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
         }
+        // Until the record names them, nothing else keeps the layers.
+        let kept = self.images.keep().await?;
         let (layers, image_env) = match earlier {
             Some(record) => (record.layers, record.image_env),
             None => {
@@ -71,6 +73,7 @@ impl LocalEngine {
         let started = begun.elapsed();
         make_folders(&dir, &upper, &work).map_err(broken("making the box's folder"))?;
         record.write(&dir).map_err(broken("writing the box's record"))?;
+        drop(kept);
         tracing::debug!(id = %spec.id, ?started, recorded = ?begun.elapsed() - started, "launcher started");
         let env = environment(&record.image_env, &spec.env);
         self.launch(waiting, plan, env).await

@@ -49,7 +49,7 @@ pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
-use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
+use crate::images::{Addition, BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
 use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
@@ -123,6 +123,21 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
     /// The image, built first where it is missing.
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
 
+    /// Whether there is such an image, built or not.
+    fn check(&self, name: &str) -> Result<(), EngineError> {
+        self.find(name).map(drop)
+    }
+
+    /// Keeps layers from being removed.
+    async fn keep(&self) -> Result<Option<Kept>, EngineError> {
+        Ok(None)
+    }
+
+    /// Adds an image and builds it.
+    async fn add(&self, addition: &Addition, _runner: &dyn LayerRunner) -> Result<bool, EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, format!("adding the image {}", addition.name())))
+    }
+
     /// What builds are doing.
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
@@ -135,6 +150,18 @@ impl ImageSource for Images {
 
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError> {
         Self::ensure(self, name, runner).await
+    }
+
+    fn check(&self, name: &str) -> Result<(), EngineError> {
+        Self::check(self, name)
+    }
+
+    async fn keep(&self) -> Result<Option<Kept>, EngineError> {
+        Self::keep(self).await.map(Some)
+    }
+
+    async fn add(&self, addition: &Addition, runner: &dyn LayerRunner) -> Result<bool, EngineError> {
+        Self::add(self, addition, Some(runner)).await
     }
 
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
@@ -151,6 +178,14 @@ impl LocalEngine {
         self.images.ensure(name, self).await
     }
 
+    /// Adds an image, or replaces the added one of its name, and builds it. Until this succeeds nothing has changed.
+    ///
+    /// # Errors
+    /// Its name is taken, or it cannot be pulled or built.
+    pub async fn add_image(&self, addition: &Addition) -> Result<(), EngineError> {
+        self.images.add(addition, self).await.map(drop)
+    }
+
     /// What builds of images are doing: `None` while there are none.
     pub fn build_progress(&self) -> watch::Receiver<Option<BuildProgress>> {
         self.images.progress()
@@ -165,6 +200,10 @@ impl Engine for LocalEngine {
 
     fn abilities(&self) -> Abilities {
         Abilities::default()
+    }
+
+    fn check_image(&self, name: &str) -> Result<(), EngineError> {
+        self.images.check(name)
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {
