@@ -232,12 +232,8 @@ impl Engine for FakeEngine {
         Abilities::default()
     }
 
-    fn check_image(&self, name: &str) -> Result<(), EngineError> {
-        if RUNTIMES.contains(&name) {
-            return Ok(());
-        }
-        let text = format!("finding an image named {name:?} (there are: {})", RUNTIMES.join(", "));
-        Err(EngineError::new(ErrorKind::NotFound, text))
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>> {
+        if RUNTIMES.contains(&name) { Ok(()) } else { Err(RUNTIMES.map(str::to_owned).to_vec()) }
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {

@@ -38,8 +38,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// What this engine can do beyond making and removing boxes.
     fn abilities(&self) -> Abilities;
 
-    /// Refuses a name of which there is no image, built or not, with the names that there are. Quick: asks nobody else.
-    fn check_image(&self, name: &str) -> Result<(), EngineError>;
+    /// Whether boxes can be made from an image called `name`, built or not. Quick: asks nobody else.
+    ///
+    /// # Errors
+    /// There is none; returns the names that there are.
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>>;
 
     /// Makes a box and starts it; builds its image first where that is missing, which may take minutes. The box accepts connections
     /// when this returns.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::holders::{Holder, holders};
 use super::oci::pin;
 use super::oci::{Pull, sweep_blobs};
+use super::pull::Fresh;
 use super::recipe::{Origin, Recipe, Recipes};
 use super::{Images, LayerRunner};
 use crate::EngineError;
@@ -104,15 +105,19 @@ impl Images {
         recipes.chain(recipe).map_err(|why| EngineError::broken(doing(), why))?;
         let _shown = self.progress.clone().begin();
         let fresh = match &recipe.oci {
-            Some(reference) => Some(self.resolve(&Pull::new(reference, &self.oci)?, &recipe.name).await?),
+            Some(reference) => {
+                let pull = Pull::new(reference, &self.oci)?;
+                let pin = self.resolve(&pull, &recipe.name).await?;
+                Some(Fresh { pull, pin })
+            }
             None => None,
         };
         match runner {
             Some(runner) => drop(self.make(&recipes, recipe, fresh.as_ref(), runner).await?),
             None => drop(self.pull(&recipes, recipe, fresh.as_ref()).await?),
         }
-        if let Some(pin) = &fresh {
-            self.write_pin(&recipe.name, pin)?;
+        if let Some(fresh) = &fresh {
+            self.write_pin(&recipe.name, &fresh.pin)?;
         }
         let path = self.layers.added().join(format!("{}.toml", recipe.name));
         let written = self.layers.write(&path, addition.text.as_bytes()).and_then(|()| self.layers.touch());

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use boxyard_proto::names::RUNTIMES;
 use tokio::sync::watch;
 
 use crate::EngineError;
@@ -24,6 +25,7 @@ use failure::with_sources;
 use layer::{Content, Ground, Layer};
 use oci::pin::{self, Pin};
 use progress::Progress;
+use pull::Fresh;
 use recipe::{Recipe, Recipes};
 use sources::Mirror;
 use store::{Layers, Stamp};
@@ -46,6 +48,8 @@ mod store;
 mod tests;
 
 pub use catalogue::{Addition, Freed, ImageState};
+#[cfg(test)]
+pub(crate) use oci::testing;
 pub use oci::{OciConfig, OciLimits};
 pub use progress::BuildProgress;
 
@@ -209,9 +213,17 @@ impl Images {
     /// Whether there is an image called `name`, built or not.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if there is none, with the names that there are.
-    pub fn check(&self, name: &str) -> Result<(), EngineError> {
-        self.recipes()?.get(name).map(drop)
+    /// There is none; returns the names that there are, those that every server has first.
+    pub fn check(&self, name: &str) -> Result<(), Vec<String>> {
+        // What keeps the recipes from being read is told when the image is used.
+        let Ok(recipes) = self.recipes() else { return Ok(()) };
+        if recipes.get(name).is_ok() {
+            return Ok(());
+        }
+        let all = recipes.names();
+        let (usual, own): (Vec<&str>, Vec<&str>) = all.into_iter().partition(|name| RUNTIMES.contains(name));
+        let usual = RUNTIMES.into_iter().filter(|runtime| usual.contains(runtime));
+        Err(usual.chain(own).map(str::to_owned).collect())
     }
 
     /// The image called `name`, if it is complete. Cheap: a look into memory once it has been found.
@@ -277,7 +289,7 @@ impl Images {
         &self,
         recipes: &Recipes,
         recipe: &Recipe,
-        fresh: Option<&Pin>,
+        fresh: Option<&Fresh>,
         runner: &dyn LayerRunner,
     ) -> Result<Image, EngineError> {
         let _shown = self.progress.clone().begin();

@@ -20,6 +20,12 @@ use crate::EngineError;
 /// How often followers are told how far a download is.
 const NEWS: Duration = Duration::from_millis(200);
 
+/// What a registry has just said, and the way to it.
+pub(super) struct Fresh {
+    pub pull: Pull,
+    pub pin: Pin,
+}
+
 impl Images {
     /// The plan of a recipe, with all layers of the registry's image that it stands on, if it does; `fresh` is what the registry has just
     /// said of the recipe's own image. The caller keeps layers from being removed.
@@ -27,7 +33,7 @@ impl Images {
         &self,
         recipes: &Recipes,
         recipe: &Recipe,
-        fresh: Option<&Pin>,
+        fresh: Option<&Fresh>,
     ) -> Result<Plan, EngineError> {
         let doing = || format!("planning the image `{}`", recipe.name);
         let chain = recipes.chain(recipe).map_err(|why| EngineError::broken(doing(), why))?;
@@ -36,9 +42,13 @@ impl Images {
             let planned = self.planned(recipes, recipe)?;
             return planned.ok_or_else(|| EngineError::broken(doing(), "there is no plan for it"));
         };
+        if let Some(fresh) = fresh.filter(|fresh| *name == recipe.name && fresh.pin.is_of(reference)) {
+            let plan = self.plan_on(&chain, &fresh.pin);
+            self.fetch(&fresh.pull, &fresh.pin, &recipe.name, &plan.0).await?;
+            return Ok(plan);
+        }
         let pull = Pull::new(reference, &self.oci)?;
-        let fresh = fresh.filter(|pin| *name == recipe.name && pin.is_of(reference)).cloned();
-        let pin = match fresh.or_else(|| self.pin(name, reference)) {
+        let pin = match self.pin(name, reference) {
             Some(pin) => pin,
             None => {
                 let pin = self.resolve(&pull, &recipe.name).await?;

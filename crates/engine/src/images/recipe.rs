@@ -254,11 +254,15 @@ impl Recipes {
     pub fn get(&self, name: &str) -> Result<&Recipe, EngineError> {
         let target = self.aliases.get(name).map_or(name, String::as_str);
         self.recipes.get(target).ok_or_else(|| {
-            let names: BTreeSet<&str> = self.recipes.keys().chain(self.aliases.keys()).map(String::as_str).collect();
-            let known = names.into_iter().collect::<Vec<_>>().join(", ");
+            let known = self.names().into_iter().collect::<Vec<_>>().join(", ");
             let name: String = name.chars().take(NAME_MAX).collect();
             EngineError::new(ErrorKind::NotFound, format!("finding an image named {name:?} (there are: {known})"))
         })
+    }
+
+    /// All names under which [`get`](Self::get) finds something.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.recipes.keys().chain(self.aliases.keys()).map(String::as_str).collect()
     }
 
     /// The other names under which [`get`](Self::get) finds the recipe.

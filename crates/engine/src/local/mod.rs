@@ -123,9 +123,9 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
     /// The image, built first where it is missing.
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
 
-    /// Whether there is such an image, built or not.
-    fn check(&self, name: &str) -> Result<(), EngineError> {
-        self.find(name).map(drop)
+    /// Whether there is such an image, built or not; else the names that there are.
+    fn check(&self, _name: &str) -> Result<(), Vec<String>> {
+        Ok(())
     }
 
     /// Keeps layers from being removed.
@@ -152,7 +152,7 @@ impl ImageSource for Images {
         Self::ensure(self, name, runner).await
     }
 
-    fn check(&self, name: &str) -> Result<(), EngineError> {
+    fn check(&self, name: &str) -> Result<(), Vec<String>> {
         Self::check(self, name)
     }
 
@@ -202,7 +202,7 @@ impl Engine for LocalEngine {
         Abilities::default()
     }
 
-    fn check_image(&self, name: &str) -> Result<(), EngineError> {
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>> {
         self.images.check(name)
     }
 

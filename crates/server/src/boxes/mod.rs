@@ -148,6 +148,9 @@ pub enum BoxError {
     /// Something else is being done with the box and was not done in time.
     #[error("the box is busy; try again")]
     Busy,
+    /// There is no image for the runtime.
+    #[error(transparent)]
+    Runtime(InvalidName),
     /// The account has a live box with this name.
     #[error("a box named '{0}' exists already; choose another name or delete it first")]
     NameTaken(String),
@@ -209,6 +212,8 @@ impl Boxes {
     /// # Errors
     /// The name is taken, there are too many boxes, or the store failed.
     pub async fn create(&self, account: &AccountId, new: NewBox) -> Result<Kept, BoxError> {
+        let known = self.yard.engine.check_image(&new.runtime);
+        known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
         let place =
             Arc::clone(&self.yard.places).try_acquire_owned().map_err(|_| BoxError::TooMany(self.yard.boxes_max))?;
         let (yard, account) = (Arc::clone(&self.yard), account.clone());

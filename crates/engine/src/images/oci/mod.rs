@@ -20,7 +20,9 @@ pub(super) mod reference;
 mod sparse;
 mod tar;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod unpack;
 

@@ -13,7 +13,7 @@ const HOST_MAX: usize = 255;
 /// A SHA-256 in the form `sha256:…`, the only algorithm that registries use and we take.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub(in crate::images) struct Digest(String);
+pub(crate) struct Digest(String);
 
 impl Digest {
     /// The 64 hexadecimal digits.

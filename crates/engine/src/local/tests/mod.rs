@@ -6,5 +6,6 @@ mod layers;
 mod life;
 mod limits;
 mod network;
+mod oci;
 mod sockets;
 mod yard;
