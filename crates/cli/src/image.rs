@@ -136,7 +136,8 @@ impl Add {
             Err(error) if in_use(&error) => {
                 let images = open(&config)?;
                 let built = shown(&name, images.progress(), images.add(&addition, None)).await.map_err(failed)?;
-                let rest = if built { "is added" } else { "is added; the server builds the rest when a box first needs it" };
+                let rest =
+                    if built { "is added" } else { "is added; the server builds the rest when a box first needs it" };
                 note(&format!("{name} {rest}: boxyard create --runtime {name}"));
             }
             Err(error) => return Err(not_opened(error)),
@@ -157,11 +158,7 @@ fn read_recipe(path: &Path) -> io::Result<String> {
 }
 
 /// Shows what a build does while it is waited for.
-async fn shown<T>(
-    name: &str,
-    progress: watch::Receiver<Option<BuildProgress>>,
-    built: impl Future<Output = T>,
-) -> T {
+async fn shown<T>(name: &str, progress: watch::Receiver<Option<BuildProgress>>, built: impl Future<Output = T>) -> T {
     let shown = Shown::begin(name);
     let done = tokio::select! {
         done = built => done,

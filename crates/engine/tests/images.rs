@@ -118,7 +118,11 @@ async fn image(name: &str) -> Image {
         let source = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
         panic!("{error}: {source}");
     });
-    println!("{name} after {:?}: {:?}", started.elapsed(), images.list().unwrap().iter().find(|state| state.name == name));
+    println!(
+        "{name} after {:?}: {:?}",
+        started.elapsed(),
+        images.list().unwrap().iter().find(|state| state.name == name)
+    );
     image
 }
 

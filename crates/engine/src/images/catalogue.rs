@@ -69,7 +69,8 @@ impl Addition {
     /// Says what is wrong with name or reference.
     pub fn oci(name: &str, reference: &str) -> Result<Self, String> {
         super::recipe::name(name).map_err(|why| format!("the name of an image {why}"))?;
-        let text = toml::to_string(&BTreeMap::from([("name", name), ("oci", reference)])).map_err(|error| error.to_string())?;
+        let text = toml::to_string(&BTreeMap::from([("name", name), ("oci", reference)]))
+            .map_err(|error| error.to_string())?;
         Self::recipe(&text)
     }
 
@@ -173,8 +174,10 @@ impl Images {
             Ok(plan.map(|(layers, _)| layers.into_iter().map(|layer| layer.key).collect()).unwrap_or_default())
         };
         let own = keys(recipe).unwrap_or_default();
-        let mut used_by: Vec<String> =
-            users(&recipes, recipe, own.last().map(String::as_str), &holders).iter().map(|user| user.what.clone()).collect();
+        let mut used_by: Vec<String> = users(&recipes, recipe, own.last().map(String::as_str), &holders)
+            .iter()
+            .map(|user| user.what.clone())
+            .collect();
         for other in recipes.all().filter(|other| other.name != recipe.name) {
             let on_it = recipes.chain(other).is_ok_and(|chain| chain.iter().any(|below| below.name == recipe.name));
             let built = || keys(other).is_ok_and(|keys| keys.last().is_some_and(|key| self.layers.note(key).is_some()));

@@ -51,7 +51,9 @@ pub(super) fn holders(data: &Path) -> io::Result<Vec<Holder>> {
             let about = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", record.display()));
             match fs::metadata(&record) {
                 // It is not finished, or is being removed: either way it needs nothing.
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
                 Err(error) => return Err(about(error)),
                 Ok(meta) if meta.len() > RECORD_MAX => return Err(about(io::Error::other("it is too long"))),
                 Ok(_) => {}
@@ -61,7 +63,8 @@ pub(super) fn holders(data: &Path) -> io::Result<Vec<Holder>> {
                 text => text.map_err(about)?,
             };
             // Not serde's words: they may quote what is in it.
-            let read: Record = serde_json::from_slice(&text).map_err(|_| about(io::Error::other("it is not understood")))?;
+            let read: Record =
+                serde_json::from_slice(&text).map_err(|_| about(io::Error::other("it is not understood")))?;
             holders.push(Holder {
                 what: format!("{kind} {name}"),
                 image: read.spec.map(|spec| spec.image),

@@ -146,7 +146,8 @@ pub(super) fn plan(
 /// The layers without those that come again further up. The upper one has all that the lower has, and hides what it hid; and overlay does
 /// not take the same folder twice.
 fn distinct(layers: &[PinnedLayer]) -> Vec<&PinnedLayer> {
-    let again = |index: usize, layer: &PinnedLayer| layers[index + 1..].iter().any(|upper| upper.diff_id == layer.diff_id);
+    let again =
+        |index: usize, layer: &PinnedLayer| layers[index + 1..].iter().any(|upper| upper.diff_id == layer.diff_id);
     layers.iter().enumerate().filter(|(index, layer)| !again(*index, layer)).map(|(_, layer)| layer).collect()
 }
 

@@ -143,7 +143,9 @@ pub(super) fn name(text: &str) -> Result<(), String> {
     if fits {
         Ok(())
     } else {
-        Err(format!("must be 1 to {NAME_MAX} of the letters a-z, digits, `.`, `_` and `-`, the first a letter or digit"))
+        Err(format!(
+            "must be 1 to {NAME_MAX} of the letters a-z, digits, `.`, `_` and `-`, the first a letter or digit"
+        ))
     }
 }
 

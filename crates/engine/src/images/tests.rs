@@ -88,7 +88,11 @@ impl TestHost {
     }
 
     fn open_with(&self, trust_host_cas: bool) -> Images {
-        let config = ImagesConfig { trust_host_cas, recipes_dir: Some(self.dir.path().join("recipes")), ..ImagesConfig::default() };
+        let config = ImagesConfig {
+            trust_host_cas,
+            recipes_dir: Some(self.dir.path().join("recipes")),
+            ..ImagesConfig::default()
+        };
         let mut path = vec![self.dir.path().join("bin")];
         path.extend(search_path());
         let host = Host { etc_apt: self.dir.path().join("apt"), certificates: self.dir.path().join("ca"), path };
@@ -101,7 +105,14 @@ impl TestHost {
 
     fn keys(&self, images: &Images, name: &str) -> Vec<String> {
         let recipes = images.recipes().unwrap();
-        images.planned(&recipes, recipes.get(name).unwrap()).unwrap().unwrap().0.into_iter().map(|layer| layer.key).collect()
+        images
+            .planned(&recipes, recipes.get(name).unwrap())
+            .unwrap()
+            .unwrap()
+            .0
+            .into_iter()
+            .map(|layer| layer.key)
+            .collect()
     }
 
     fn building(&self) -> usize {
@@ -242,7 +253,8 @@ fn keys_change_when_what_goes_in_changes_and_only_then() {
 fn names_without_a_recipe_are_not_found() {
     let host = TestHost::new();
     let images = host.open();
-    for (name, told) in [("node-apline", "python-alpine, ruby"), ("../../etc", "base, default, golang, golang-alpine")] {
+    for (name, told) in [("node-apline", "python-alpine, ruby"), ("../../etc", "base, default, golang, golang-alpine")]
+    {
         let error = images.find(name).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);
         assert!(error.to_string().contains(told), "{error}");

@@ -163,7 +163,9 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
     assert_eq!(file("http = ['127.0.0.1:1']").split(':').nth(1), Some(" http must be one value"));
     assert!(file("http = ").contains("is not valid TOML"));
     for mirror in ["docker.io", "docker.io=mirror.example", "docker.io=https://u:p@mirror.example", "a/b=https://c"] {
-        assert!(file(&format!("[images]\nregistry_mirrors = ['{mirror}']")).contains("must be a registry and the address"));
+        assert!(
+            file(&format!("[images]\nregistry_mirrors = ['{mirror}']")).contains("must be a registry and the address")
+        );
     }
     assert!(file("[limits]\nbody_cap = -1").contains("limits.body_cap is '-1' and must be a size"));
     let refusal = Host::default().env("BOXYARD_BOXES_MAX", "many").refusal();

@@ -66,7 +66,10 @@ mod tests {
             Some(Challenge::Bearer { realm: realm.into(), service: service.map(Into::into) })
         };
         for (header, challenge) in [
-            (r#"Bearer realm="https://a.test/token",service="r.test",scope="repository:a/b:pull,push""#, bearer("https://a.test/token", Some("r.test"))),
+            (
+                r#"Bearer realm="https://a.test/token",service="r.test",scope="repository:a/b:pull,push""#,
+                bearer("https://a.test/token", Some("r.test")),
+            ),
             (r#"bearer scope="x" , realm="https://a.test/t?a=b""#, bearer("https://a.test/t?a=b", None)),
             ("Bearer realm=https://a.test", bearer("https://a.test", None)),
             ("Basic realm=\"x\"", Some(Challenge::Basic)),

@@ -141,13 +141,7 @@ impl Repository {
         let base = base.parse().map_err(|_| PullError::lasting(format!("{} is no host", reference.registry)))?;
         endpoints.push(Endpoint { base, logins: reference.registry.clone(), insecure, key: Mutex::default() });
         let logins = config.logins.clone().unwrap_or_else(credentials::default_file);
-        Ok(Self {
-            client,
-            endpoints,
-            repository: reference.repository.clone(),
-            logins,
-            limits: config.limits.clone(),
-        })
+        Ok(Self { client, endpoints, repository: reference.repository.clone(), logins, limits: config.limits.clone() })
     }
 
     /// The manifest or index that `wanted`, a tag or digest, stands for; checked against the digest.
@@ -311,7 +305,9 @@ impl Repository {
             Ok(Access::Helper) => format!(
                 "{file} leaves the login for {name} to a credential helper, which the server does not run: put it under `auths`"
             ),
-            Ok(Access::Nothing) => format!("it does not exist, or needs a login: `docker login {name}`, or an entry in {file}"),
+            Ok(Access::Nothing) => {
+                format!("it does not exist, or needs a login: `docker login {name}`, or an entry in {file}")
+            }
             Err(error) => error.to_string(),
         };
         format!("{host} refuses to show {}: {hint}", self.repository)
@@ -321,8 +317,8 @@ impl Repository {
     async fn key(&self, endpoint: &Endpoint, refusal: &Response) -> Result<HeaderValue, PullError> {
         let challenges = refusal.headers().get_all(WWW_AUTHENTICATE);
         let challenge = challenges.iter().find_map(|header| Challenge::parse(header.to_str().ok()?));
-        let challenge = challenge
-            .ok_or_else(|| PullError::lasting(format!("{} does not say how to log in", endpoint.host())))?;
+        let challenge =
+            challenge.ok_or_else(|| PullError::lasting(format!("{} does not say how to log in", endpoint.host())))?;
         let login = match credentials::access(&self.logins, &endpoint.logins)? {
             Access::Login(login) => Some(login),
             Access::Helper | Access::Nothing => None,

@@ -81,9 +81,8 @@ pub(super) fn access(file: &Path, registry: &str) -> io::Result<Access> {
     }
     let text = fs::read(file).map_err(|error| about(error.to_string()))?;
     // Not serde's own words: they may quote the text.
-    let config: File = serde_json::from_slice(&text).map_err(|error| {
-        about(format!("not understood at line {}, column {}", error.line(), error.column()))
-    })?;
+    let config: File = serde_json::from_slice(&text)
+        .map_err(|error| about(format!("not understood at line {}, column {}", error.line(), error.column())))?;
     let wanted = plain(registry);
     for (_, auth) in config.auths.iter().filter(|(name, _)| plain(name) == wanted) {
         if let Some(login) = login(auth).map_err(|why| about(format!("the entry for {registry} {why}")))? {

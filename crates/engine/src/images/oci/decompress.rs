@@ -48,7 +48,8 @@ impl<'a> Unpacked<'a> {
         let start = source.fill_buf()?;
         let inner: Box<dyn Read> = if start.starts_with(&GZIP) {
             Box::new(MultiGzDecoder::new(source))
-        } else if start.starts_with(&ZSTD) || (start.first() == Some(&0x50) && start[1..].starts_with(&ZSTD_SKIPPABLE)) {
+        } else if start.starts_with(&ZSTD) || (start.first() == Some(&0x50) && start[1..].starts_with(&ZSTD_SKIPPABLE))
+        {
             Box::new(Frames { source, decoder: FrameDecoder::new(), within: false })
         } else {
             Box::new(source)
@@ -144,9 +145,7 @@ mod tests {
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap()
         };
-        let zstd = |bytes: &[u8]| {
-            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
-        };
+        let zstd = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest);
         let (head, tail) = plain.split_at(1_234_567);
         let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 5, 0, 0, 0][..], b"12345"].concat();
         for packed in [

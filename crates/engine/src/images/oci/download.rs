@@ -144,10 +144,15 @@ impl Partial {
             let chunk = match response.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) if self.length < size => {
-                    return Err(PullError::passing(format!("{host} ended a layer after {} of {size} bytes", self.length)));
+                    return Err(PullError::passing(format!(
+                        "{host} ended a layer after {} of {size} bytes",
+                        self.length
+                    )));
                 }
                 Ok(None) => return Ok(()),
-                Err(_) => return Err(PullError::passing(format!("{host} broke off or stood still in the middle of a layer"))),
+                Err(_) => {
+                    return Err(PullError::passing(format!("{host} broke off or stood still in the middle of a layer")));
+                }
             };
             if self.length + chunk.len() as u64 > size {
                 return Err(PullError::lasting(format!("{host} sends more than the {size} bytes of a layer")));

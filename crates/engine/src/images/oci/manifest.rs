@@ -86,7 +86,10 @@ pub(super) fn answer(bytes: &[u8], limits: &OciLimits) -> Result<Answer, String>
         (None, Some(config), Some(layers)) => {
             check_layers(&layers, limits)?;
             if config.size > limits.config_bytes {
-                return Err(format!("its configuration has {} bytes; at most {} are taken", config.size, limits.config_bytes));
+                return Err(format!(
+                    "its configuration has {} bytes; at most {} are taken",
+                    config.size, limits.config_bytes
+                ));
             }
             Ok(Answer::Manifest(config, layers))
         }
@@ -170,10 +173,18 @@ impl ImageConfig {
         let raw: RawConfig =
             serde_json::from_slice(bytes).map_err(|error| format!("its configuration is not understood: {error}"))?;
         if raw.os != "linux" || raw.architecture != architecture() {
-            return Err(format!("it is made for {}/{}, this host is linux/{}", raw.os, raw.architecture, architecture()));
+            return Err(format!(
+                "it is made for {}/{}, this host is linux/{}",
+                raw.os,
+                raw.architecture,
+                architecture()
+            ));
         }
         if raw.rootfs.diff_ids.len() != layers {
-            return Err(format!("its configuration speaks of {} layers, its manifest of {layers}", raw.rootfs.diff_ids.len()));
+            return Err(format!(
+                "its configuration speaks of {} layers, its manifest of {layers}",
+                raw.rootfs.diff_ids.len()
+            ));
         }
         let env = raw.config.and_then(|config| config.env).unwrap_or_default();
         Ok(Self { diff_ids: raw.rootfs.diff_ids, env: variables(&env)? })
@@ -191,7 +202,10 @@ fn variables(list: &[String]) -> Result<BTreeMap<String, String>, String> {
     }
     let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
     if env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
-        return Err(format!("it sets {} variables of {bytes} bytes; at most {ENV_MAX} and {ENV_BYTES_MAX} are taken", env.len()));
+        return Err(format!(
+            "it sets {} variables of {bytes} bytes; at most {ENV_MAX} and {ENV_BYTES_MAX} are taken",
+            env.len()
+        ));
     }
     Ok(env)
 }
@@ -212,9 +226,7 @@ mod tests {
 
     #[test]
     fn the_manifest_for_this_host_is_chosen() {
-        let entry = |name: &str, os: &str, architecture: &str, variant: Option<&str>| {
-            json!({"digest": digest(name), "size": 1, "platform": {"os": os, "architecture": architecture, "variant": variant}})
-        };
+        let entry = |name: &str, os: &str, architecture: &str, variant: Option<&str>| json!({"digest": digest(name), "size": 1, "platform": {"os": os, "architecture": architecture, "variant": variant}});
         let ours = architecture();
         let index = json!({"schemaVersion": 2, "manifests": [
             entry("windows", "windows", ours, None), entry("other", "linux", "riscv64", None),
@@ -237,13 +249,24 @@ mod tests {
             (manifest(vec![]), "1 to 127"),
             (manifest(vec![layer(1); 128]), "1 to 127"),
             (manifest(vec![layer(u64::MAX); 2]), "more than"),
-            (manifest(vec![json!({"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": digest("l"), "size": 1})]), "distributed"),
+            (
+                manifest(vec![
+                    json!({"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": digest("l"), "size": 1}),
+                ]),
+                "distributed",
+            ),
             (manifest(vec![json!({"mediaType": "application/vnd.wasm", "digest": digest("l"), "size": 1})]), "no tar"),
-            (json!({"schemaVersion": 2, "config": {"digest": digest("c"), "size": 1 << 30}, "layers": [layer(1)]}), "configuration has"),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": digest("c"), "size": 1 << 30}, "layers": [layer(1)]}),
+                "configuration has",
+            ),
             (json!({"schemaVersion": 1, "config": config, "layers": [layer(1)]}), "version 1"),
             (json!({"schemaVersion": 2}), "no image"),
             (json!({"schemaVersion": 2, "manifests": [], "config": config, "layers": []}), "no image"),
-            (json!({"schemaVersion": 2, "config": {"digest": "sha256:../../x", "size": 1}, "layers": []}), "not understood"),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": "sha256:../../x", "size": 1}, "layers": []}),
+                "not understood",
+            ),
         ] {
             let why = of(&wrong).unwrap_err();
             assert!(why.contains(told), "{wrong}: {why}");
@@ -257,7 +280,8 @@ mod tests {
                 "rootfs": {"type": "layers", "diff_ids": [digest("a")]}});
             ImageConfig::read(value.to_string().as_bytes(), 1)
         };
-        let read = config(vec!["PATH=/opt/bin:/bin", "EMPTY=", "HOME=/x", "A=b=c", "no", "1A=x", "LINES=a\nb"]).unwrap();
+        let read =
+            config(vec!["PATH=/opt/bin:/bin", "EMPTY=", "HOME=/x", "A=b=c", "no", "1A=x", "LINES=a\nb"]).unwrap();
         let pairs: Vec<_> = read.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(pairs, [("A", "b=c"), ("EMPTY", ""), ("LINES", "a\nb"), ("PATH", "/opt/bin:/bin")]);
         let long = format!("A={}", "x".repeat(ENV_BYTES_MAX));

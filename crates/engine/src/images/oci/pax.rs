@@ -150,7 +150,8 @@ fn time(text: &[u8]) -> Result<(i64, u32), String> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return Err("a time that is none".into());
     }
-    let nanoseconds = (0..9).fold(0, |sum, index| sum * 10 + fraction.get(index).map_or(0, |digit| u32::from(digit - b'0')));
+    let nanoseconds =
+        (0..9).fold(0, |sum, index| sum * 10 + fraction.get(index).map_or(0, |digit| u32::from(digit - b'0')));
     Ok(match (negative, nanoseconds) {
         (false, _) => (seconds, nanoseconds),
         (true, 0) => (-seconds, 0),
@@ -182,8 +183,17 @@ mod tests {
         assert_eq!(pax.modified, Some((-2, 750_000_000)));
         assert_eq!(pax.attributes[&b"user.x"[..]], b"y");
         for wrong in [
-            &b"5 a=b\n"[..], b"7 a=b\n", b"0 a=b\n", b"99999999999999999999 a=b\n", b" a=b\n", b"6 a=bb", b"5 abb\n", b"a=b\n",
-            b"10 size=-1\n", b"9 size=\n", b"3 \n",
+            &b"5 a=b\n"[..],
+            b"7 a=b\n",
+            b"0 a=b\n",
+            b"99999999999999999999 a=b\n",
+            b" a=b\n",
+            b"6 a=bb",
+            b"5 abb\n",
+            b"a=b\n",
+            b"10 size=-1\n",
+            b"9 size=\n",
+            b"3 \n",
         ] {
             assert!(Pax::parse(wrong, Pax::default()).is_err(), "{}", String::from_utf8_lossy(wrong));
         }

@@ -99,13 +99,18 @@ impl Reference {
             "index.docker.io" | DOCKER_HUB_API => DOCKER_HUB,
             other => other,
         };
-        let repository =
-            if registry == DOCKER_HUB && !repository.contains('/') { format!("library/{repository}") } else { repository };
+        let repository = if registry == DOCKER_HUB && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository
+        };
         if !is_host(registry) {
             return Err(wrong("does not name a registry: HOST or HOST:PORT is what stands before the first slash"));
         }
         if repository.len() > REPOSITORY_MAX || !repository.split('/').all(is_component) {
-            return Err(wrong("is no name of an image: [HOST[:PORT]/]PATH[:TAG][@sha256:DIGEST], the path in lower case"));
+            return Err(wrong(
+                "is no name of an image: [HOST[:PORT]/]PATH[:TAG][@sha256:DIGEST], the path in lower case",
+            ));
         }
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(wrong("has a wrong tag: at most 128 letters, digits, `_`, `.` and `-`"));
@@ -220,9 +225,30 @@ mod tests {
     #[test]
     fn what_would_become_another_url_is_refused() {
         for text in [
-            "", "/", "a//b", "a/../b", "r.test/..", "r.test/a?b", "r.test/a#b", "r.test/a b", "r.test/A", "r.test:x/a",
-            "u@r.test/a", "u:p@r.test/a", "r.test:99999/a", "a:", "a:b:c", "a:.b", "r.test/a%2e", "[::1/a", "-r.test/a",
-            "a@sha512:00", "a@sha256:00", "https://r.test/a", "r.test/", "a\n",
+            "",
+            "/",
+            "a//b",
+            "a/../b",
+            "r.test/..",
+            "r.test/a?b",
+            "r.test/a#b",
+            "r.test/a b",
+            "r.test/A",
+            "r.test:x/a",
+            "u@r.test/a",
+            "u:p@r.test/a",
+            "r.test:99999/a",
+            "a:",
+            "a:b:c",
+            "a:.b",
+            "r.test/a%2e",
+            "[::1/a",
+            "-r.test/a",
+            "a@sha512:00",
+            "a@sha256:00",
+            "https://r.test/a",
+            "r.test/",
+            "a\n",
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }

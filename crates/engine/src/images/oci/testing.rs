@@ -152,9 +152,7 @@ fn pack(tar: &[u8], packed: Packed) -> (Vec<u8>, &'static str) {
             encoder.write_all(tar).unwrap();
             (encoder.finish().unwrap(), "+gzip")
         }
-        Packed::Zstd => {
-            (ruzstd::encoding::compress_to_vec(tar, ruzstd::encoding::CompressionLevel::Fastest), "+zstd")
-        }
+        Packed::Zstd => (ruzstd::encoding::compress_to_vec(tar, ruzstd::encoding::CompressionLevel::Fastest), "+zstd"),
     }
 }
 
@@ -181,7 +179,11 @@ fn base64(text: &str) -> String {
 
 async fn token(State(inner): Shared, headers: HeaderMap, uri: axum::http::Uri) -> Response {
     let mut inner = inner.lock().unwrap();
-    inner.requests.push((format!("/token?{}", uri.query().unwrap_or_default()), None, headers.contains_key(header::AUTHORIZATION)));
+    inner.requests.push((
+        format!("/token?{}", uri.query().unwrap_or_default()),
+        None,
+        headers.contains_key(header::AUTHORIZATION),
+    ));
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match &inner.door {
         Door::Token(None) => {}
@@ -214,7 +216,8 @@ async fn serve(State(shared): Shared, Path(path): Path<String>, request: Request
     }
     let Some((_, digest)) = path.split_once("/blobs/") else { return StatusCode::NOT_FOUND.into_response() };
     if let Some(target) = &inner.redirect {
-        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{target}/storage/{digest}"))]).into_response();
+        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, format!("{target}/storage/{digest}"))])
+            .into_response();
     }
     blob(&mut inner, digest, range.as_deref())
 }

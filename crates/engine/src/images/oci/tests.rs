@@ -101,7 +101,10 @@ async fn an_image_is_pulled_verified_and_shared() {
     let image = images.find("mine").unwrap().unwrap();
     // Two of the registry's, and one of ours.
     assert_eq!(image.layers.len(), 3);
-    assert_eq!((read(&image, "etc/base").as_deref(), read(&image, "opt/tool").as_deref()), (Some("base"), Some("tool")));
+    assert_eq!(
+        (read(&image, "etc/base").as_deref(), read(&image, "opt/tool").as_deref()),
+        (Some("base"), Some("tool"))
+    );
     assert_eq!(image.env, BTreeMap::from([("PATH".into(), "/opt:/bin".into()), ("TOOL".into(), "yes".into())]));
     assert!(place.runner.0.lock().unwrap()[0].starts_with("#!/bin/sh\n"));
     assert_eq!((place.count("blobs/sha256"), place.count("building")), (0, 0), "downloads go when they are unpacked");
@@ -132,7 +135,9 @@ async fn an_image_is_pulled_verified_and_shared() {
 async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
     let mut place = Place::new().await;
     place.config.limits.stall = Duration::from_millis(300);
-    let text: String = (0..400_000_u32).map(|number| char::from(b'a' + (number.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
+    let text: String = (0..400_000_u32)
+        .map(|number| char::from(b'a' + (number.wrapping_mul(2_654_435_761) >> 27) as u8 % 26))
+        .collect();
     place.registry.image("1", &[(tar(&[("big", &text)]), Packed::Plain)], &[]);
     let faults = [
         Fault::BreakAfter(100_000),
@@ -146,11 +151,19 @@ async fn a_transfer_that_breaks_off_goes_on_where_it_was() {
     place.add(&images, "mine", "team/tool:1").await.unwrap();
     assert_eq!(read(&images.find("mine").unwrap().unwrap(), "big").unwrap(), text);
     let ranges: Vec<_> = place.registry.with(|inner| {
-        inner.requests.iter().filter(|(path, ..)| path.contains("/blobs/")).skip(1).map(|(_, range, _)| range.clone()).collect()
+        inner
+            .requests
+            .iter()
+            .filter(|(path, ..)| path.contains("/blobs/"))
+            .skip(1)
+            .map(|(_, range, _)| range.clone())
+            .collect()
     });
     assert_eq!(ranges.len(), 5);
     assert_eq!(ranges[0], None);
-    let from = |range: &Option<String>| range.as_ref().unwrap()["bytes=".len()..].trim_end_matches('-').parse::<u32>().unwrap();
+    let from = |range: &Option<String>| {
+        range.as_ref().unwrap()["bytes=".len()..].trim_end_matches('-').parse::<u32>().unwrap()
+    };
     assert!(from(&ranges[1]) > 0 && from(&ranges[1]) <= 100_000, "{ranges:?}");
     assert!(from(&ranges[2]) >= from(&ranges[1]) && from(&ranges[3]) == from(&ranges[2]), "{ranges:?}");
 }
@@ -240,7 +253,8 @@ async fn private_registries_open_with_the_hosts_logins_only() {
         images.remove("mine").unwrap();
         images.gc().unwrap();
     }
-    let scope = place.registry.with(|inner| inner.requests.iter().find(|(path, ..)| path.starts_with("/token")).cloned());
+    let scope =
+        place.registry.with(|inner| inner.requests.iter().find(|(path, ..)| path.starts_with("/token")).cloned());
     assert!(scope.unwrap().0.contains("service=test&scope=repository%3Ateam%2Ftool%3Apull"));
 }
 
@@ -256,7 +270,8 @@ async fn a_redirect_takes_no_secret_along() {
     });
     let images = place.open();
     place.add(&images, "mine", "team/tool:1").await.unwrap();
-    let (asked, came) = (place.registry.with(|inner| inner.requests.clone()), elsewhere.with(|inner| inner.requests.clone()));
+    let (asked, came) =
+        (place.registry.with(|inner| inner.requests.clone()), elsewhere.with(|inner| inner.requests.clone()));
     assert!(asked.iter().filter(|(path, ..)| path.contains("/blobs/")).all(|(.., authorized)| *authorized));
     assert!(came.len() == 2 && came.iter().all(|(.., authorized)| !authorized), "{came:?}");
     assert!(!TOKEN.is_empty());
@@ -376,7 +391,11 @@ async fn names_are_nobody_elses() {
     place.add(&images, "my.own_image-1", "team/tool:1").await.unwrap();
     // Without boxes to build in, what the registry has is fetched and the rest waits.
     let addition = Addition::oci("waits", &place.registry.reference("team/tool:1")).unwrap();
-    assert!(!Images::add(&images, &Addition::recipe("name = 'w'\nfrom = 'my.own_image-1'\nscript = 'true'").unwrap(), None).await.unwrap());
+    assert!(
+        !Images::add(&images, &Addition::recipe("name = 'w'\nfrom = 'my.own_image-1'\nscript = 'true'").unwrap(), None)
+            .await
+            .unwrap()
+    );
     assert!(images.add(&addition, None).await.unwrap(), "its layers are there already");
     assert!(images.find("w").unwrap().is_none());
 }

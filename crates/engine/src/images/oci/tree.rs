@@ -80,7 +80,11 @@ impl Path {
     }
 
     fn join(parts: &[CString]) -> Vec<u8> {
-        if parts.is_empty() { b".".to_vec() } else { parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/') }
+        if parts.is_empty() {
+            b".".to_vec()
+        } else {
+            parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/')
+        }
     }
 
     /// As people write it.
@@ -135,13 +139,11 @@ impl Tree {
             let so_far = &parts[..=index];
             parent = match self.open(so_far) {
                 Ok(opened) => opened,
-                Err(Errno::NOENT) => {
-                    match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                        Ok(()) => open_folder(&parent, name)?,
-                        Err(Errno::EXIST) => return Err(refused(&Path::join(parts), "goes through a link to nowhere")),
-                        Err(error) => return Err(about(&Path::join(so_far), error)),
-                    }
-                }
+                Err(Errno::NOENT) => match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => open_folder(&parent, name)?,
+                    Err(Errno::EXIST) => return Err(refused(&Path::join(parts), "goes through a link to nowhere")),
+                    Err(error) => return Err(about(&Path::join(so_far), error)),
+                },
                 // A whiteout, and now something in a new folder of the same name.
                 Err(Errno::NOTDIR) if is_whiteout(&parent, name) => {
                     unlinkat(&parent, name, AtFlags::empty())?;
@@ -235,8 +237,11 @@ impl Tree {
             return Ok(());
         }
         // Not made where it is missing: it must be there.
-        let from = self.open(target.parent()).map_err(|_| refused(&path.bytes(), "is a hard link to what is not in its layer"))?;
-        let kind = statat(&from, target_name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let from = self
+            .open(target.parent())
+            .map_err(|_| refused(&path.bytes(), "is a hard link to what is not in its layer"))?;
+        let kind =
+            statat(&from, target_name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
         match kind {
             Ok(FileType::RegularFile | FileType::Symlink | FileType::Fifo) => {}
             Ok(_) => return Err(refused(&path.bytes(), "is a hard link to what cannot have two names")),
@@ -254,9 +259,8 @@ impl Tree {
         match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => set_opaque(&open_folder(parent, name)?),
             Ok(_) => Ok(()),
-            Err(Errno::NOENT) => {
-                mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0).map_err(|error| about(&path.bytes(), error))
-            }
+            Err(Errno::NOENT) => mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)
+                .map_err(|error| about(&path.bytes(), error)),
             Err(error) => Err(about(&path.bytes(), error)),
         }
     }

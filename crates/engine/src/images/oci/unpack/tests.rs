@@ -159,7 +159,11 @@ fn a_layer_becomes_the_tree_that_it_describes() {
         .entry(EntryType::Directory, "tmp", 0o1777, b"")
         .pax(&[("path", long.as_bytes()), ("mtime", b"1234.5"), ("uid", b"1000"), ("gid", b"65535")])
         .file("short", "long name")
-        .pax(&[("SCHILY.xattr.user.note", b"kept"), ("SCHILY.xattr.user.overlay.redirect", b"/etc"), ("SCHILY.xattr.trusted.x", b"y")])
+        .pax(&[
+            ("SCHILY.xattr.user.note", b"kept"),
+            ("SCHILY.xattr.user.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.trusted.x", b"y"),
+        ])
         .file("noted", "")
         // Twice: the later one counts.
         .file("twice", "first")
@@ -257,8 +261,14 @@ fn nothing_outside_is_ever_touched() {
         ("an owner out of range", Layer::new().pax(&[("gid", b"4294967296")]).file("f", "")),
         ("a size that lies", Layer::new().pax(&[("size", b"9223372036854775807")]).file("f", "x")),
         ("a size beyond all", Layer::new().pax(&[("size", b"18446744073709551615")]).file("f", "x")),
-        ("a map of holes that leads back", Layer::new().pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"5,1,0,1")]).file("f", "xx")),
-        ("a map of holes out of the file", Layer::new().pax(&[("GNU.sparse.size", b"1"), ("GNU.sparse.map", b"5,2")]).file("f", "xx")),
+        (
+            "a map of holes that leads back",
+            Layer::new().pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"5,1,0,1")]).file("f", "xx"),
+        ),
+        (
+            "a map of holes out of the file",
+            Layer::new().pax(&[("GNU.sparse.size", b"1"), ("GNU.sparse.map", b"5,2")]).file("f", "xx"),
+        ),
         ("an unknown type", Layer::new().entry(EntryType::new(b'Z'), "f", 0o644, b"")),
         ("a name that is too long", Layer::new().pax(&[("path", &[b'x'; 256])]).file("f", "")),
         ("a path that is too deep", Layer::new().pax(&[("path", "d/".repeat(300).as_bytes())]).folder("f")),
@@ -271,14 +281,47 @@ fn nothing_outside_is_ever_touched() {
     }
     let harmless: Vec<(&str, Layer)> = vec![
         ("absolute paths", Layer::new().file("/etc/passwd", "inside")),
-        ("a link out and a file through it", Layer::new().folder("etc").symlink("out", "/etc").file("out/passwd", "inside")),
-        ("a relative link out and a file through it", Layer::new().folder("etc").symlink("a", "../../../etc").file("a/passwd", "inside")),
-        ("links that lead to each other", Layer::new().folder("etc").symlink("a", "/etc").symlink("b", "a").file("b/passwd", "inside")),
-        ("a file over a link out", Layer::new().symlink("etc", "/etc").symlink("x", "/etc/passwd").file("x", "mine").folder("etc").file("etc/passwd", "inside")),
-        ("a whiteout through a link out", Layer::new().folder("etc").symlink("a", "../../../etc").file("etc/passwd", "inside").file("a/.wh.x", "")),
-        ("an opaque marker through a link out", Layer::new().folder("etc").symlink("a", "/../../etc").file("etc/passwd", "inside").file("a/.wh..wh..opq", "")),
-        ("a folder over a link out", Layer::new().symlink("etc", "../../etc").folder("etc").file("etc/passwd", "inside")),
-        ("device nodes", device(EntryType::Char).entry(EntryType::Block, "dev/sda", 0o666, b"").file("etc/passwd", "inside")),
+        (
+            "a link out and a file through it",
+            Layer::new().folder("etc").symlink("out", "/etc").file("out/passwd", "inside"),
+        ),
+        (
+            "a relative link out and a file through it",
+            Layer::new().folder("etc").symlink("a", "../../../etc").file("a/passwd", "inside"),
+        ),
+        (
+            "links that lead to each other",
+            Layer::new().folder("etc").symlink("a", "/etc").symlink("b", "a").file("b/passwd", "inside"),
+        ),
+        (
+            "a file over a link out",
+            Layer::new()
+                .symlink("etc", "/etc")
+                .symlink("x", "/etc/passwd")
+                .file("x", "mine")
+                .folder("etc")
+                .file("etc/passwd", "inside"),
+        ),
+        (
+            "a whiteout through a link out",
+            Layer::new().folder("etc").symlink("a", "../../../etc").file("etc/passwd", "inside").file("a/.wh.x", ""),
+        ),
+        (
+            "an opaque marker through a link out",
+            Layer::new()
+                .folder("etc")
+                .symlink("a", "/../../etc")
+                .file("etc/passwd", "inside")
+                .file("a/.wh..wh..opq", ""),
+        ),
+        (
+            "a folder over a link out",
+            Layer::new().symlink("etc", "../../etc").folder("etc").file("etc/passwd", "inside"),
+        ),
+        (
+            "device nodes",
+            device(EntryType::Char).entry(EntryType::Block, "dev/sda", 0o666, b"").file("etc/passwd", "inside"),
+        ),
     ];
     for (what, layer) in harmless {
         let place = Place::new();
@@ -376,7 +419,12 @@ fn archives_of_this_hosts_tar_are_understood_in_all_its_formats() {
         &["--format=posix", "--sparse", "--sparse-version=0.1"],
         &["--format=posix", "--sparse", "--sparse-version=1.0"],
     ] {
-        let made = std::process::Command::new("tar").args(["--create", "--directory"]).arg(source.path()).args(format).arg(".").output();
+        let made = std::process::Command::new("tar")
+            .args(["--create", "--directory"])
+            .arg(source.path())
+            .args(format)
+            .arg(".")
+            .output();
         let bytes = made.unwrap().stdout;
         let place = Place::new();
         place.unpack_as(&bytes, &Digest::of(&bytes)).unwrap_or_else(|error| panic!("{format:?}: {error}"));
@@ -384,7 +432,10 @@ fn archives_of_this_hosts_tar_are_understood_in_all_its_formats() {
         assert_eq!(fs::read_link(place.path("link")).unwrap(), PathBuf::from("t".repeat(300)));
         assert!(fs::read(place.path("holes")).unwrap() == wanted, "{format:?}");
         if format.len() > 1 {
-            assert!(fs::metadata(place.path("holes")).unwrap().blocks() * 512 < 4 << 20, "{format:?}: holes stay holes");
+            assert!(
+                fs::metadata(place.path("holes")).unwrap().blocks() * 512 < 4 << 20,
+                "{format:?}: holes stay holes"
+            );
         }
     }
 }
@@ -407,7 +458,8 @@ fn programs_keep_their_capabilities() {
     place.unpack(layer).unwrap();
     let get = |path: &str| {
         let mut value = [0_u8; 64];
-        let length = rustix::fs::fgetxattr(fs::File::open(place.path(path)).unwrap(), "security.capability", &mut value[..]);
+        let length =
+            rustix::fs::fgetxattr(fs::File::open(place.path(path)).unwrap(), "security.capability", &mut value[..]);
         length.map(|length| value[..length].to_vec()).ok()
     };
     assert_eq!((get("second"), get("third")), (Some(second.to_vec()), Some(second.to_vec())));
