@@ -14,7 +14,7 @@ pub(super) enum Challenge {
 impl Challenge {
     /// Reads a `WWW-Authenticate` header (RFC 9110, section 11.6.1); nothing when it asks for something else.
     pub fn parse(header: &str) -> Option<Self> {
-        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or_else(|| (header.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {
             return Some(Self::Basic);
         }

@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_compression_gives_the_same_and_bombs_are_cut() {
-        let plain: Vec<u8> = (0..3_000_000_u32).map(|number| (number / 1000) as u8).collect();
+        let plain: Vec<u8> = (0..3_000_000_u32).map(|number| (number / 1000).to_le_bytes()[0]).collect();
         let gzip = |bytes: &[u8]| {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
             encoder.write_all(bytes).unwrap();

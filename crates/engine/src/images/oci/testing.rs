@@ -188,7 +188,7 @@ async fn token(State(inner): Shared, headers: HeaderMap, uri: axum::http::Uri) -
     match &inner.door {
         Door::Token(None) => {}
         Door::Token(Some(login)) if given == format!("Basic {}", base64(login)) => {}
-        _ => return StatusCode::UNAUTHORIZED.into_response(),
+        Door::Open | Door::Token(_) | Door::Basic(_) => return StatusCode::UNAUTHORIZED.into_response(),
     }
     axum::Json(json!({"token": TOKEN})).into_response()
 }

@@ -222,7 +222,7 @@ fn whiteouts_become_overlays_own() {
         let meta = fs::symlink_metadata(place.path(path)).unwrap();
         meta.file_type().is_char_device() && meta.rdev() == 0
     };
-    let opaque = |path: &str| super::super::is_opaque(&fs::File::open(place.path(path)).unwrap());
+    let opaque = |path: &str| super::super::is_opaque(fs::File::open(place.path(path)).unwrap());
     assert!(whiteout("etc/gone") && opaque("etc"));
     assert!(opaque("a/dir") && place.path("a/dir/new").exists() && !opaque("a"));
     assert!(opaque("b/dir") && place.path("b/dir/implied/new").exists());
