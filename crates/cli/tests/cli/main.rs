@@ -2,6 +2,7 @@
 
 mod boxes;
 mod exec;
+mod image;
 mod keys;
 mod ssh;
 mod ssh_access;

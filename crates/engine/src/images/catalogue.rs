@@ -194,8 +194,7 @@ impl Images {
         }
         let mut needed: BTreeSet<String> = holders.into_iter().flat_map(|holder| holder.keys).collect();
         for other in recipes.all().filter(|other| other.name != recipe.name) {
-            // An image that cannot be planned cannot be used either; its layers that are not this one's are not touched.
-            needed.extend(keys(other).unwrap_or_default());
+            needed.extend(self.needs(&recipes, other).map_err(broken)?);
         }
         if recipe.origin == Origin::Added {
             fs::remove_file(self.layers.added().join(format!("{}.toml", recipe.name))).map_err(broken)?;
@@ -207,7 +206,7 @@ impl Images {
     /// Frees the layers that no image, box or snapshot needs, and what broken downloads have left.
     ///
     /// # Errors
-    /// It cannot be told what is needed, or removing failed. What is needed is there in any case.
+    /// The records of boxes cannot be read, boxes are being made, or removing failed. What is needed is there in any case.
     pub fn gc(&self) -> Result<Freed, EngineError> {
         let doing = "freeing image layers";
         let broken = |error: io::Error| EngineError::broken(doing, error);
@@ -215,9 +214,7 @@ impl Images {
         let recipes = self.recipes()?;
         let mut needed: BTreeSet<String> = self.holders(doing)?.into_iter().flat_map(|holder| holder.keys).collect();
         for recipe in recipes.all() {
-            // A plan that fails must not look like one without layers.
-            let plan = self.planned(&recipes, recipe)?;
-            needed.extend(plan.into_iter().flat_map(|(layers, _)| layers).map(|layer| layer.key));
+            needed.extend(self.needs(&recipes, recipe).map_err(broken)?);
         }
         let mut freed = sweep_blobs(&self.layers.blobs()).map_err(broken)?;
         for entry in fs::read_dir(self.layers.pins()).map_err(broken)? {
@@ -232,6 +229,19 @@ impl Images {
         let all = self.layers.keys().map_err(broken)?;
         let layers = self.withdraw(alone, all.into_iter().filter(|key| !needed.contains(key))).map_err(broken)?;
         Ok(Freed { bytes: layers.bytes + freed, ..layers })
+    }
+
+    /// The keys of the layers that an image needs. Of one that cannot be planned, because the host has no mirror at the moment, those that
+    /// were made for it: a plan that fails must not look like one without layers.
+    fn needs(&self, recipes: &Recipes, recipe: &Recipe) -> io::Result<Vec<String>> {
+        if let Ok(plan) = self.planned(recipes, recipe) {
+            return Ok(plan.into_iter().flat_map(|(layers, _)| layers).map(|layer| layer.key).collect());
+        }
+        let chain = recipes.chain(recipe).unwrap_or_else(|_| vec![recipe]);
+        let made_for = |key: &String| {
+            self.layers.note(key).is_some_and(|note| chain.iter().any(|below| below.name == note.recipe))
+        };
+        Ok(self.layers.keys()?.into_iter().filter(made_for).collect())
     }
 
     fn holders(&self, doing: &str) -> Result<Vec<Holder>, EngineError> {

@@ -273,3 +273,18 @@ fn a_host_without_a_mirror_opens_and_says_so_when_it_matters() {
     assert!(with_sources(&images.find("base").unwrap_err()).contains("component `main`"));
     assert!(!images.list().unwrap()[0].built);
 }
+
+#[tokio::test]
+async fn layers_of_images_that_cannot_be_planned_are_not_freed() {
+    let host = TestHost::new();
+    let thin = host.open().ensure("thin", &Counting::default()).await.unwrap();
+    host.write("recipes/b.toml", "name = 'thin'\nfrom = 'ground'\n");
+    let sources = fs::read_to_string(host.dir.path().join("apt/sources.list")).unwrap();
+    host.write("apt/sources.list", "");
+    assert_eq!(host.open().gc().unwrap().layers, 0);
+    // With a mirror again, what the recipe does not ask for any more goes, and nothing else.
+    host.write("apt/sources.list", &sources);
+    assert_eq!(host.open().gc().unwrap().layers, 1);
+    assert!(!thin.layers[0].exists() && thin.layers[1..].iter().all(|layer| layer.exists()));
+    assert_eq!(host.open().find("thin").unwrap().unwrap().layers, thin.layers[1..]);
+}

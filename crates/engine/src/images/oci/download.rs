@@ -151,7 +151,9 @@ impl Partial {
                 }
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    return Err(PullError::passing(format!("{host} broke off or stood still in the middle of a layer")));
+                    return Err(PullError::passing(format!(
+                        "{host} broke off or stood still in the middle of a layer"
+                    )));
                 }
             };
             if self.length + chunk.len() as u64 > size {
