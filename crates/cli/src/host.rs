@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use boxyard_engine::EngineError;
-use boxyard_engine::images::ImagesConfig;
+use boxyard_engine::images::{ImagesConfig, OciConfig, OciLimits};
 use boxyard_engine::local::{Cidr, LocalConfig, LocalEngine};
 use boxyard_server::config::{AddressRange, Config};
 
@@ -30,7 +30,19 @@ pub(crate) fn local(config: &Config) -> LocalConfig {
 
 /// The images' share of the configuration.
 pub(crate) fn images(config: &Config) -> ImagesConfig {
-    ImagesConfig { trust_host_cas: config.trust_host_cas, recipes_dir: config.recipes_dir.clone() }
+    let of = &config.images;
+    let limits =
+        OciLimits { compressed_bytes: of.download_max, unpacked_bytes: of.unpacked_max, ..OciLimits::default() };
+    ImagesConfig {
+        trust_host_cas: config.trust_host_cas,
+        recipes_dir: of.recipes_dir.clone(),
+        oci: OciConfig {
+            mirrors: of.registry_mirrors.clone(),
+            insecure: of.insecure_registries.clone(),
+            logins: of.docker_config.clone(),
+            limits,
+        },
+    }
 }
 
 /// The engine could not be opened.

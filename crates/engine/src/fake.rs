@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use boxyard_proto::names::RUNTIMES;
 use boxyard_proto::wire::FRAME_MAX;
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::io::DuplexStream;
@@ -288,6 +289,10 @@ impl Engine for FakeEngine {
 
     fn abilities(&self) -> Abilities {
         Abilities { pause: true, save: true, disk_limit: true }
+    }
+
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>> {
+        if RUNTIMES.contains(&name) { Ok(()) } else { Err(RUNTIMES.map(str::to_owned).to_vec()) }
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {

@@ -38,6 +38,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// What this engine can do beyond making and removing boxes.
     fn abilities(&self) -> Abilities;
 
+    /// Whether boxes can be made from an image called `name`, built or not. Quick: asks nobody else.
+    ///
+    /// # Errors
+    /// There is none; returns the names that there are.
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>>;
+
     /// Makes a box and starts it; builds its image first where that is missing, which may take minutes. The box accepts connections
     /// when this returns.
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError>;

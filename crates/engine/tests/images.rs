@@ -112,13 +112,17 @@ impl TestBox {
 
 async fn image(name: &str) -> Image {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
-    let images = Images::open(&dir, ImagesConfig { trust_host_cas: true, recipes_dir: None }).unwrap();
+    let images = Images::open(&dir, ImagesConfig { trust_host_cas: true, ..ImagesConfig::default() }).unwrap();
     let started = std::time::Instant::now();
     let image = images.ensure(name, &Overlay).await.unwrap_or_else(|error| {
         let source = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
         panic!("{error}: {source}");
     });
-    println!("{name} after {:?}: {:?}", started.elapsed(), images.list().iter().find(|state| state.name == name));
+    println!(
+        "{name} after {:?}: {:?}",
+        started.elapsed(),
+        images.list().unwrap().iter().find(|state| state.name == name)
+    );
     image
 }
 

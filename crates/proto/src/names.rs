@@ -167,7 +167,7 @@ impl Size {
     }
 }
 
-/// Runtimes of the API. Each is an image recipe of the same name; the `-alpine` forms have the same tools on musl.
+/// Runtimes that every server has, as images of the same names; the `-alpine` forms have the same tools on musl. A server may have more.
 pub const RUNTIMES: [&str; 10] = [
     "node",
     "python",
@@ -184,16 +184,24 @@ pub const RUNTIMES: [&str; 10] = [
 /// What a box gets when it asks for no runtime.
 pub const DEFAULT_RUNTIME: &str = "node";
 
-/// Reads a runtime.
+/// Characters of a runtime at most.
+pub const RUNTIME_MAX: usize = 63;
+
+/// Checks the form of a runtime: the name of an image. Which there are is the engine's to say.
 ///
 /// # Errors
-/// Names the runtimes there are.
-pub fn check_runtime(text: &str) -> Result<&'static str, InvalidName> {
-    RUNTIMES
-        .iter()
-        .find(|runtime| **runtime == text)
-        .copied()
-        .ok_or_else(|| InvalidName(format!("runtime must be one of {}", RUNTIMES.join(", "))))
+/// Says what a name must be, and which runtimes every server has.
+pub fn check_runtime(text: &str) -> Result<&str, InvalidName> {
+    let fits = (1..=RUNTIME_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte))
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if fits { Ok(text) } else { Err(unknown_runtime(&RUNTIMES)) }
+}
+
+/// What is said of a runtime that is none of these.
+pub fn unknown_runtime(known: &[impl AsRef<str>]) -> InvalidName {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    InvalidName(format!("runtime must be one of {}", known.join(", ")))
 }
 
 #[cfg(test)]
@@ -219,6 +227,16 @@ mod tests {
         assert!(check_label("env:prod").is_ok());
         assert!(check_label("with space").is_err());
         assert!(check_label(&"x".repeat(21)).is_err());
+    }
+
+    #[test]
+    fn runtimes_may_be_images_of_ones_own_and_never_paths() {
+        for name in RUNTIMES.iter().chain(&["my-tools", "alpine3.22", "a_b", "7", &"x".repeat(63)]) {
+            assert_eq!(check_runtime(name), Ok(*name));
+        }
+        for name in ["", ".", "..", "../node", "a/b", "-a", "Node", "a b", "a\n", &"x".repeat(64)] {
+            assert!(check_runtime(name).is_err(), "{name:?}");
+        }
     }
 
     #[test]

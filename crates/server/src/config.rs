@@ -25,7 +25,7 @@ pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use value::{AddressRange, Factor, Secret, duration};
 
 use layers::Layers;
-use value::{Bytes, Cpus, HostEntry, OrOff, Resolver, Span};
+use value::{Bytes, Cpus, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span};
 
 /// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
 pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
@@ -34,6 +34,7 @@ pub const FILE_NAME: &str = "boxyard.toml";
 
 const DATA_DIR: &str = "/var/lib/boxyard";
 const MIB: u64 = 1024 * 1024;
+const GIB: u64 = 1024 * MIB;
 const GB: u64 = 1_000_000_000;
 const DAY: Duration = Duration::from_hours(24);
 
@@ -70,8 +71,8 @@ pub struct Config {
     pub overcommit: Overcommit,
     /// Where boxes' disks lie.
     pub storage: Storage,
-    /// Folder of the operator's own image recipes, over the built-in ones.
-    pub recipes_dir: Option<PathBuf>,
+    /// Where images come from.
+    pub images: Images,
     /// Caps and deadlines of the doors.
     pub limits: Limits,
     /// What boxes of each size may use.
@@ -121,6 +122,23 @@ pub struct Overcommit {
     pub disk: Factor,
     /// Bytes that must be free on the data directory's file system.
     pub disk_floor: u64,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// Folder of the operator's own recipes, over the built-in ones.
+    pub recipes_dir: Option<PathBuf>,
+    /// Addresses that are asked before a registry itself, by the registry's name.
+    pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries that are spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// The file with logins for registries, as docker writes it; where docker has it when missing.
+    pub docker_config: Option<PathBuf>,
+    /// Bytes of one image of a registry as they are downloaded.
+    pub download_max: u64,
+    /// Bytes of one image of a registry unpacked.
+    pub unpacked_max: u64,
 }
 
 /// Caps and deadlines of the doors.
@@ -252,7 +270,24 @@ impl Config {
                 kind: layers.get("storage.kind")?.unwrap_or_default(),
                 pool_size: layers.get("storage.pool_size")?.map(|Bytes(bytes)| bytes),
             },
-            recipes_dir: layers.get("images.recipes_dir")?,
+            images: Images {
+                recipes_dir: layers.get("images.recipes_dir")?,
+                registry_mirrors: layers.list("images.registry_mirrors")?.into_iter().fold(
+                    BTreeMap::new(),
+                    |mut mirrors, Mirror(registry, address)| {
+                        mirrors.entry(registry).or_insert_with(Vec::new).push(address);
+                        mirrors
+                    },
+                ),
+                insecure_registries: layers
+                    .list("images.insecure_registries")?
+                    .into_iter()
+                    .map(|RegistryHost(host)| host)
+                    .collect(),
+                docker_config: layers.get("images.docker_config")?,
+                download_max: layers.get("images.download_max")?.map_or(16 * GIB, |Bytes(bytes)| bytes),
+                unpacked_max: layers.get("images.unpacked_max")?.map_or(64 * GIB, |Bytes(bytes)| bytes),
+            },
             limits: Limits {
                 output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),
                 output_budget: layers.get("limits.output_budget")?.map_or(1024 * MIB, |Bytes(bytes)| bytes),

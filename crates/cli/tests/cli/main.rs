@@ -3,6 +3,7 @@
 mod boxes;
 mod env;
 mod exec;
+mod image;
 mod keys;
 mod ssh;
 mod ssh_access;

@@ -10,37 +10,47 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
-use tokio::time::timeout;
+use boxyard_proto::names::RUNTIMES;
+use tokio::sync::watch;
 
 use crate::EngineError;
 #[cfg(doc)]
 use crate::ErrorKind;
 use bootstrap::Bootstrap;
 use certificates::Certificates;
-use failure::{BuildFailure, hint, with_sources};
-use layer::{Content, Layer};
-use log::Log;
+use failure::with_sources;
+use layer::{Content, Ground, Layer};
+use oci::pin::{self, Pin};
 use progress::Progress;
+use pull::Fresh;
 use recipe::{Recipe, Recipes};
 use sources::Mirror;
-use store::{Building, Layers, Note};
+use store::{Layers, Stamp};
 
 mod bootstrap;
+mod build;
+mod catalogue;
 mod certificates;
 mod failure;
+mod holders;
 mod layer;
 mod log;
+mod oci;
 mod progress;
+mod pull;
 mod recipe;
 mod sources;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{Addition, Freed, ImageState};
+#[cfg(test)]
+pub(crate) use oci::testing;
+pub use oci::{OciConfig, OciLimits};
 pub use progress::BuildProgress;
 
 /// How long one layer may take, and how long to wait for another process that builds it.
@@ -53,6 +63,8 @@ pub struct ImagesConfig {
     pub trust_host_cas: bool,
     /// A folder with recipes (`*.toml`) that come to the built-in ones or replace those of the same name.
     pub recipes_dir: Option<PathBuf>,
+    /// How images of registries are pulled.
+    pub oci: OciConfig,
 }
 
 /// What a box starts from.
@@ -64,25 +76,10 @@ pub struct Image {
     pub env: BTreeMap<String, String>,
 }
 
-/// What there is of an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageState {
-    /// Name of its recipe.
-    pub name: String,
-    /// Other names of it.
-    pub aliases: Vec<String>,
-    /// Whether a box can start from it at once.
-    pub built: bool,
-    /// Bytes on disk of the layers that are there; images share layers, so their sizes do not add up.
-    pub bytes: u64,
-    /// Names its content: two images with the same digest were built from the same recipe. Empty while the host has no mirror.
-    pub digest: String,
-}
-
 /// Runs the steps of a build in boxes.
 #[async_trait]
 pub trait LayerRunner: Send + Sync {
-    /// Runs `script` with bash, as root with `/root` as home, in a throw-away box on `layers` (uppermost first) with network. What it
+    /// Runs `script` with bash, or with [what its first line names](interpreter), as root with `/root` as home, in a throw-away box on `layers` (uppermost first) with network. What it
     /// writes ends in `upper`, an empty folder or one with a few prepared files, with canonical ids and overlayfs' `user.*` attributes;
     /// the folder around `upper` is the runner's to use for the overlay's work folder and is removed afterwards. Output, both kinds, goes
     /// to `log`. Dropping the future ends the box.
@@ -98,9 +95,26 @@ pub trait LayerRunner: Send + Sync {
     ) -> Result<(), EngineError>;
 }
 
+/// The program that runs a script of a build: what its first line names, for images that may not have bash yet.
+pub fn interpreter(script: &str) -> &str {
+    let named = script.lines().next().and_then(|line| line.strip_prefix("#!")).map(str::trim);
+    named.filter(|program| program.starts_with('/') && !program.contains(' ')).unwrap_or("/bin/bash")
+}
+
+/// Keeps all image layers from being removed. See [`Images::keep`].
+#[derive(Debug)]
+#[must_use = "layers are kept while this is there"]
+pub struct Kept {
+    _file: File,
+}
+
 /// The images of this host.
 pub struct Images {
-    recipes: Recipes,
+    /// The built-in ones and the operator's.
+    fixed: Recipes,
+    /// Those and the added ones, as they were at the stamp.
+    recipes: Mutex<(Stamp, Arc<Recipes>)>,
+    oci: OciConfig,
     certificates: Certificates,
     /// The mirror that images are built from, or why there is none: only building needs it.
     mirror: Result<Mirror, String>,
@@ -146,18 +160,70 @@ impl Images {
     }
 
     fn open_on(dir: &Path, config: &ImagesConfig, host: Host) -> Result<Self, EngineError> {
-        let recipes = Recipes::read(config.recipes_dir.as_deref())?;
+        let fixed = Recipes::read(config.recipes_dir.as_deref())?;
+        let layers = Layers::open(dir)?;
+        let stamp = layers.stamp();
+        let recipes = Mutex::new((stamp, Arc::new(fixed.with_added(&layers.added())?)));
         let trusted = config.trust_host_cas.then(|| Certificates::read(&host.certificates)).transpose()?;
         Ok(Self {
+            fixed,
             recipes,
+            oci: config.oci.clone(),
             certificates: trusted.unwrap_or_default(),
             mirror: Mirror::of_host(&host.etc_apt).map_err(|error| with_sources(&error)),
             bootstrap: Bootstrap { path: host.path },
-            layers: Arc::new(Layers::open(dir)?),
+            layers: Arc::new(layers),
             built: Mutex::default(),
             flights: Mutex::default(),
             progress: Arc::new(Progress::default()),
         })
+    }
+
+    /// The recipes as they are now, also where another process has added or removed one. What is remembered of images is forgotten when
+    /// anything has changed.
+    fn recipes(&self) -> Result<Arc<Recipes>, EngineError> {
+        let stamp = self.layers.stamp();
+        let mut known = lock(&self.recipes);
+        if known.0 != stamp {
+            *known = (stamp, Arc::new(self.fixed.with_added(&self.layers.added())?));
+            lock(&self.built).clear();
+        }
+        Ok(known.1.clone())
+    }
+
+    /// Keeps every layer from being removed, by whatever process, until the value is dropped. Whoever finds an image and then notes its
+    /// layers in a record holds this from before the one until after the other.
+    ///
+    /// # Errors
+    /// The lock cannot be had.
+    pub async fn keep(&self) -> Result<Kept, EngineError> {
+        let broken = |error| EngineError::broken("keeping the image layers from being removed", error);
+        match self.layers.keep(false) {
+            Ok(file) => Ok(Kept { _file: file }),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let layers = self.layers.clone();
+                let kept = tokio::task::spawn_blocking(move || layers.keep(true)).await;
+                let kept = kept.map_err(std::io::Error::other).and_then(|kept| kept);
+                kept.map(|file| Kept { _file: file }).map_err(broken)
+            }
+            Err(error) => Err(broken(error)),
+        }
+    }
+
+    /// Whether there is an image called `name`, built or not.
+    ///
+    /// # Errors
+    /// There is none; returns the names that there are, those that every server has first.
+    pub fn check(&self, name: &str) -> Result<(), Vec<String>> {
+        // What keeps the recipes from being read is told when the image is used.
+        let Ok(recipes) = self.recipes() else { return Ok(()) };
+        if recipes.get(name).is_ok() {
+            return Ok(());
+        }
+        let all = recipes.names();
+        let (usual, own): (Vec<&str>, Vec<&str>) = all.into_iter().partition(|name| RUNTIMES.contains(name));
+        let usual = RUNTIMES.into_iter().filter(|runtime| usual.contains(runtime));
+        Err(usual.chain(own).map(str::to_owned).collect())
     }
 
     /// The image called `name`, if it is complete. Cheap: a look into memory once it has been found.
@@ -165,26 +231,39 @@ impl Images {
     /// # Errors
     /// [`ErrorKind::NotFound`] for a name that no recipe has.
     pub fn find(&self, name: &str) -> Result<Option<Image>, EngineError> {
+        let recipes = self.recipes()?;
         if let Some(image) = lock(&self.built).get(name) {
             return Ok(Some(image.clone()));
         }
-        let recipe = self.recipes.get(name)?;
-        let (layers, env) = self.plan(recipe)?;
-        Ok(self.complete(name, &layers, env))
+        let found = self.planned(&recipes, recipes.get(name)?)?;
+        let image = found.and_then(|(layers, env)| self.complete(&layers, env));
+        if let Some(image) = &image {
+            lock(&self.built).insert(name.to_owned(), image.clone());
+        }
+        Ok(image)
     }
 
-    fn complete(&self, name: &str, layers: &[Layer], env: BTreeMap<String, String>) -> Option<Image> {
+    fn complete(&self, layers: &[Layer], env: BTreeMap<String, String>) -> Option<Image> {
         if layers.iter().any(|layer| self.layers.note(&layer.key).is_none()) {
             return None;
         }
-        let image = Image { layers: self.folders(layers), env };
-        lock(&self.built).insert(name.to_owned(), image.clone());
-        Some(image)
+        Some(Image { layers: self.folders(layers), env })
     }
 
-    /// The folders of `layers` (lowest first), uppermost first.
+    /// The folders of `layers` (lowest first), uppermost first. Overlay does not ask whether a layer's root hides what is below, so what a
+    /// layer of a registry hides as a whole is left out here.
     fn folders(&self, layers: &[Layer]) -> Vec<PathBuf> {
-        layers.iter().rev().map(|layer| self.layers.fs(&layer.key)).collect()
+        let mut folders = Vec::new();
+        for layer in layers.iter().rev() {
+            let folder = self.layers.fs(&layer.key);
+            let last = matches!(layer.content, Content::Oci { .. })
+                && File::open(&folder).is_ok_and(|root| oci::is_opaque(&root));
+            folders.push(folder);
+            if last {
+                break;
+            }
+        }
+        folders
     }
 
     /// The image called `name`, built if it is not there, which may take minutes. Layers that another call or another process builds
@@ -197,9 +276,25 @@ impl Images {
         if let Some(image) = self.find(name)? {
             return Ok(image);
         }
-        let recipe = self.recipes.get(name)?;
-        let (layers, env) = self.plan(recipe)?;
+        let _kept = self.keep().await?;
+        let recipes = self.recipes()?;
+        let image = self.make(&recipes, recipes.get(name)?, None, runner).await?;
+        lock(&self.built).insert(name.to_owned(), image.clone());
+        Ok(image)
+    }
+
+    /// Makes what is missing of the image of `recipe`; `fresh` is what its registry has just said, where it was asked. The caller keeps
+    /// layers from being removed.
+    async fn make(
+        &self,
+        recipes: &Recipes,
+        recipe: &Recipe,
+        fresh: Option<&Fresh>,
+        runner: &dyn LayerRunner,
+    ) -> Result<Image, EngineError> {
         let _shown = self.progress.clone().begin();
+        let (layers, env) = self.pull(recipes, recipe, fresh).await?;
+        let steps = Steps::of(&layers);
         for (index, layer) in layers.iter().enumerate() {
             if self.layers.note(&layer.key).is_some() {
                 continue;
@@ -210,36 +305,19 @@ impl Images {
             }
             let step = BuildProgress {
                 image: recipe.name.clone(),
-                step: index + 1,
-                of: layers.len(),
+                step: steps.number(index),
+                of: steps.count(),
                 doing: layer.content.doing(),
                 fraction: None,
             };
             self.build(layer, &self.folders(&layers[..index]), step, runner, flight).await?;
         }
-        let missing = || {
+        self.complete(&layers, env).ok_or_else(|| {
             EngineError::broken(
-                format!("building the image `{name}`"),
+                format!("building the image `{}`", recipe.name),
                 "a finished layer has disappeared from the disk",
             )
-        };
-        self.complete(name, &layers, env).ok_or_else(missing)
-    }
-
-    /// Every image there is a recipe for, in order of names.
-    pub fn list(&self) -> Vec<ImageState> {
-        let state = |recipe: &Recipe| {
-            let layers = self.plan(recipe).map(|(layers, _)| layers).unwrap_or_default();
-            let notes: Vec<Note> = layers.iter().filter_map(|layer| self.layers.note(&layer.key)).collect();
-            ImageState {
-                name: recipe.name.clone(),
-                aliases: self.recipes.aliases_of(&recipe.name),
-                built: !layers.is_empty() && notes.len() == layers.len(),
-                bytes: notes.iter().map(|note| note.bytes).sum(),
-                digest: layers.last().map(|layer| format!("sha256:{}", layer.key)).unwrap_or_default(),
-            }
-        };
-        self.recipes.all().map(state).collect()
+        })
     }
 
     /// Follows builds: the latest step that began or moved on, nothing while none is under way.
@@ -247,120 +325,54 @@ impl Images {
         self.progress.latest.subscribe()
     }
 
-    fn plan(&self, recipe: &Recipe) -> Result<(Vec<Layer>, BTreeMap<String, String>), EngineError> {
+    /// The layers of a recipe and its variables; nothing while it stands on an image of a registry that has not been asked for yet.
+    fn planned(&self, recipes: &Recipes, recipe: &Recipe) -> Result<Option<Plan>, EngineError> {
         let doing = || format!("planning the image `{}`", recipe.name);
-        let mirror = self.mirror.as_ref().map_err(|why| EngineError::broken(doing(), why.clone()))?;
-        let chain = self.recipes.chain(recipe).map_err(|why| EngineError::broken(doing(), why))?;
-        Ok(layer::plan(&chain, mirror, &self.certificates))
-    }
-
-    /// Waits until this call alone, on the whole host, may build the layer.
-    async fn flight(&self, key: &str) -> Result<Flight, EngineError> {
-        let doing = "waiting for the build of an image layer";
-        let late = |_| EngineError::broken(doing, "another build of it takes too long");
-        let mutex = lock(&self.flights).entry(key.to_owned()).or_default().clone();
-        let turn = timeout(LAYER_DEADLINE, mutex.lock_owned()).await.map_err(late)?;
-        // A thread of its own because nothing else can wait for a file lock: the runtime would wait for its blocking threads when it
-        // ends. It keeps this process's turn until it has the lock, so there is one such thread a layer at most.
-        let (give, take) = oneshot::channel();
-        let (layers, name) = (self.layers.clone(), key.to_owned());
-        let wait = move || {
-            let lock = layers.lock(&name);
-            // Nobody takes it when the caller has gone; then both locks end here.
-            let _ = give.send(lock.map(|file| Flight { _file: file, _turn: turn }));
-        };
-        std::thread::Builder::new()
-            .name("image-lock".into())
-            .spawn(wait)
-            .map_err(|error| EngineError::broken(doing, error))?;
-        let flight = timeout(LAYER_DEADLINE, take).await.map_err(late)?;
-        let flight = flight.map_err(|error| EngineError::broken(doing, error))?;
-        flight.map_err(|error| EngineError::broken(doing, error))
-    }
-
-    async fn build(
-        &self,
-        layer: &Layer,
-        below: &[PathBuf],
-        step: BuildProgress,
-        runner: &dyn LayerRunner,
-        flight: Flight,
-    ) -> Result<(), EngineError> {
-        let doing = format!("building the image `{}`: step {} of {}, {},", step.image, step.step, step.of, step.doing);
-        tracing::info!(image = step.image, step = step.step, of = step.of, layer = layer.key, "{}", step.doing);
-        self.progress.show(step.clone());
-        let started = Instant::now();
-        let building = self.layers.start(&layer.key).map_err(|error| EngineError::broken(&*doing, error))?;
-        let rounds = if matches!(layer.content, Content::Base { .. }) { 2 } else { 1 };
-        let shown = self.progress.clone();
-        let log_path = self.layers.log_path(&layer.key);
-        let done = move |fraction| shown.show(BuildProgress { fraction: Some(fraction), ..step.clone() });
-        let mut log = Log::create(&log_path, rounds, done).map_err(|error| EngineError::broken(&*doing, error))?;
-        let filled = timeout(LAYER_DEADLINE, self.fill(layer, below, &building, runner, &mut log)).await;
-        let filled = filled.unwrap_or_else(|_| {
-            Err(EngineError::broken(
-                "waiting for the builder",
-                format!("it took longer than {} minutes", LAYER_DEADLINE.as_secs() / 60),
-            ))
-        });
-        if let Err(error) = filled {
-            let kind = error.kind;
-            let failure =
-                BuildFailure { why: with_sources(&error), hint: hint(&log_path), log: log_path, tail: log.tail() };
-            return Err(EngineError { kind, ..EngineError::broken(doing, failure) });
-        }
-        let (key, parent, recipe) = (layer.key.clone(), layer.parent.clone(), layer.recipe.clone());
-        let note = move |bytes| Note {
-            key,
-            parent,
-            recipe,
-            bytes,
-            built_at_ms: millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            took_ms: millis(started.elapsed()),
-        };
-        let finish = move || {
-            let done = building.finish(note);
-            // Goes on when the caller leaves; until then nobody else may begin.
-            drop(flight);
-            done
-        };
-        let finished = tokio::task::spawn_blocking(finish).await.map_err(std::io::Error::other);
-        let note = finished.and_then(|done| done).map_err(|error| EngineError::broken(&*doing, error))?;
-        tracing::info!(layer = note.key, bytes = note.bytes, took_ms = note.took_ms, "image layer finished");
-        Ok(())
-    }
-
-    async fn fill(
-        &self,
-        layer: &Layer,
-        below: &[PathBuf],
-        building: &Building,
-        runner: &dyn LayerRunner,
-        log: &mut (dyn Write + Send),
-    ) -> Result<(), EngineError> {
-        let upper = building.upper();
-        match &layer.content {
-            Content::Base { suite, packages, mirror } => self.bootstrap.run(suite, packages, mirror, &upper, log).await,
-            Content::Certificates(certificates) => {
-                let written = certificates.write(&upper);
-                written.map_err(|error| EngineError::broken("writing the host's certificates", error))?;
-                runner.run(below, &upper, "umask 022\nexec update-ca-certificates\n", log).await
+        let chain = recipes.chain(recipe).map_err(|why| EngineError::broken(doing(), why))?;
+        match chain.first().and_then(|ground| Some((&ground.name, ground.oci.as_deref()?))) {
+            Some((name, reference)) => Ok(self.pin(name, reference).map(|pin| self.plan_on(&chain, &pin))),
+            None => {
+                let mirror = self.mirror.as_ref().map_err(|why| EngineError::broken(doing(), why.clone()))?;
+                Ok(Some(layer::plan(&chain, Ground::Debian(mirror), &self.certificates)))
             }
-            Content::Script { script, .. } => runner.run(below, &upper, script, log).await,
         }
+    }
+
+    fn plan_on(&self, chain: &[&Recipe], pin: &Pin) -> Plan {
+        layer::plan(chain, Ground::Oci(pin), &self.certificates)
+    }
+
+    /// What the reference of the recipe called `name` stood for when it was pulled.
+    fn pin(&self, name: &str, reference: &str) -> Option<Pin> {
+        Pin::read(&pin::file(&self.layers.pins(), name)).filter(|pin| pin.is_of(reference))
     }
 }
 
-/// The right to build a layer: of this call in this process, and of this process on the host.
-struct Flight {
-    _file: File,
-    _turn: OwnedMutexGuard<()>,
+/// Layers, the lowest first, and the image's variables.
+type Plan = (Vec<Layer>, BTreeMap<String, String>);
+
+/// The steps of a build as people count them: all layers of a registry's image are one.
+struct Steps {
+    pulled: usize,
+    layers: usize,
+}
+
+impl Steps {
+    fn of(layers: &[Layer]) -> Self {
+        let pulled = layers.iter().filter(|layer| matches!(layer.content, Content::Oci { .. })).count();
+        Self { pulled, layers: layers.len() }
+    }
+
+    fn count(&self) -> usize {
+        self.layers - self.pulled + usize::from(self.pulled > 0)
+    }
+
+    /// The number of the step in which the layer at `index` is made.
+    fn number(&self, index: usize) -> usize {
+        if index < self.pulled { 1 } else { index - self.pulled + usize::from(self.pulled > 0) + 1 }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,19 +6,24 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::oci::reference::Reference;
 use crate::{EngineError, ErrorKind};
 
 /// The recipes that come with the program, by file name.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("node.toml", include_str!("../../../../images/node.toml")),
     ("golang.toml", include_str!("../../../../images/golang.toml")),
     ("ruby.toml", include_str!("../../../../images/ruby.toml")),
     ("rust.toml", include_str!("../../../../images/rust.toml")),
+    ("node-alpine.toml", include_str!("../../../../images/node-alpine.toml")),
+    ("golang-alpine.toml", include_str!("../../../../images/golang-alpine.toml")),
+    ("ruby-alpine.toml", include_str!("../../../../images/ruby-alpine.toml")),
+    ("rust-alpine.toml", include_str!("../../../../images/rust-alpine.toml")),
 ];
 
 const FILES_MAX: usize = 64;
 const FILE_MAX: u64 = 256 * 1024;
-const NAME_MAX: usize = 40;
+const NAME_MAX: usize = 63;
 const ALIASES_MAX: usize = 8;
 const PACKAGES_MAX: usize = 400;
 const PACKAGE_MAX: usize = 100;
@@ -40,8 +45,10 @@ pub(super) struct Recipe {
     pub name: String,
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// The Debian release that the image starts from. Exactly one of this and `from` is set.
+    /// The Debian release that the image starts from. Exactly one of this, `oci` and `from` is set.
     pub suite: Option<String>,
+    /// The image of a registry that the image starts from.
+    pub oci: Option<String>,
     /// The recipe that the image starts from.
     pub from: Option<String>,
     #[serde(default)]
@@ -50,6 +57,21 @@ pub(super) struct Recipe {
     pub script: String,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Who it is from.
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+/// Who a recipe is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// It comes with the program.
+    #[default]
+    BuiltIn,
+    /// The operator has put it into the folder of recipes.
+    Folder,
+    /// It was added by `boxyard image add`.
+    Added,
 }
 
 impl Recipe {
@@ -68,18 +90,21 @@ impl Recipe {
         for alias in &self.aliases {
             name(alias).map_err(|why| format!("the alias {alias:?} {why}"))?;
         }
-        match (&self.suite, &self.from) {
-            (Some(suite), None) => name(suite).map_err(|why| format!("`suite` {why}"))?,
-            (None, Some(from)) => name(from).map_err(|why| format!("`from` {why}"))?,
-            (Some(_), Some(_)) => return Err("`suite` and `from` exclude each other: keep one".into()),
-            (None, None) => {
-                return Err("one of `suite` (a Debian release) and `from` (another recipe) is needed".into());
+        match (&self.suite, &self.oci, &self.from) {
+            (Some(suite), None, None) => name(suite).map_err(|why| format!("`suite` {why}"))?,
+            (None, Some(oci), None) => {
+                Reference::parse(oci).map_err(|why| format!("`oci`: {why}"))?;
             }
+            (None, None, Some(from)) => name(from).map_err(|why| format!("`from` {why}"))?,
+            (None, None, None) => {
+                return Err("one of `suite` (a Debian release), `oci` (an image of a registry) and `from` (another recipe) is needed".into());
+            }
+            _ => return Err("`suite`, `oci` and `from` exclude each other: keep one".into()),
         }
         at_most("packages", self.packages.len(), PACKAGES_MAX)?;
         for package in &self.packages {
             if !is_package(package) {
-                return Err(format!("{package:?} in `packages` is no name of a Debian package"));
+                return Err(format!("{package:?} in `packages` is no name of a package"));
             }
         }
         if self.script.len() > SCRIPT_MAX {
@@ -110,14 +135,17 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), String> {
     if count > max { Err(format!("`{field}` has {count} entries; at most {max} are allowed")) } else { Ok(()) }
 }
 
-fn name(text: &str) -> Result<(), String> {
+/// The rule for names of images, which is that for runtimes too.
+pub(super) fn name(text: &str) -> Result<(), String> {
     let fits = (1..=NAME_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-');
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if fits {
         Ok(())
     } else {
-        Err(format!("must be 1 to {NAME_MAX} of the letters a-z, digits and `-`, not starting with `-`"))
+        Err(format!(
+            "must be 1 to {NAME_MAX} of the letters a-z, digits, `.`, `_` and `-`, the first a letter or digit"
+        ))
     }
 }
 
@@ -130,14 +158,14 @@ fn is_package(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-fn is_variable(text: &str) -> bool {
+pub(super) fn is_variable(text: &str) -> bool {
     text.len() <= ENV_NAME_MAX
         && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// All recipes of a server: the built-in ones and the user's, checked against each other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Recipes {
     recipes: BTreeMap<String, Recipe>,
     aliases: BTreeMap<String, String>,
@@ -157,7 +185,8 @@ impl Recipes {
         let mut users = BTreeSet::new();
         for (path, text) in dir.map(files).transpose()?.unwrap_or_default() {
             let doing = || format!("reading the recipe {path}");
-            let recipe = Recipe::parse(&text).map_err(|why| EngineError::broken(doing(), why))?;
+            let mut recipe = Recipe::parse(&text).map_err(|why| EngineError::broken(doing(), why))?;
+            recipe.origin = Origin::Folder;
             for claimed in std::iter::once(&recipe.name).chain(&recipe.aliases) {
                 if !users.insert(claimed.clone()) {
                     return Err(EngineError::broken(
@@ -178,18 +207,64 @@ impl Recipes {
         Ok(all)
     }
 
+    /// These and the recipes that were added, which lie in `dir`. They take nothing from others: one that does not fit any more, because
+    /// its name was taken meanwhile or what it stands on is gone, is left out and named in the log.
+    pub fn with_added(&self, dir: &Path) -> Result<Self, EngineError> {
+        let mut all = self.clone();
+        let mut waiting: Vec<Recipe> = Vec::new();
+        for (path, text) in files(dir)? {
+            match Recipe::parse(&text).and_then(|recipe| self.check_free(&recipe).map(|()| recipe)) {
+                Ok(recipe) => waiting.push(Recipe { origin: Origin::Added, ..recipe }),
+                Err(why) => tracing::warn!(path, why, "an added image is left out"),
+            }
+        }
+        for recipe in &waiting {
+            all.insert(recipe.clone());
+        }
+        for recipe in waiting {
+            if let Err(why) = all.chain(&recipe).map(drop) {
+                tracing::warn!(image = recipe.name, why, "an added image is left out");
+                all.recipes.remove(&recipe.name);
+                all.aliases.retain(|_, target| *target != recipe.name);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Adds one recipe.
+    pub fn insert(&mut self, recipe: Recipe) {
+        self.aliases.retain(|_, target| *target != recipe.name);
+        self.aliases.extend(recipe.aliases.iter().map(|alias| (alias.clone(), recipe.name.clone())));
+        self.recipes.insert(recipe.name.clone(), recipe);
+    }
+
+    /// Whether an added recipe may have its names: the error says which is taken. An earlier one of the same name it replaces.
+    pub fn check_free(&self, recipe: &Recipe) -> Result<(), String> {
+        for claimed in std::iter::once(&recipe.name).chain(&recipe.aliases) {
+            let target = self.aliases.get(claimed).unwrap_or(claimed);
+            match self.recipes.get(target) {
+                Some(taken) if taken.name != recipe.name || taken.origin != Origin::Added => {
+                    return Err(format!("the name `{claimed}` is taken by the image `{}`", taken.name));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The recipe called `name`, by its own name or an alias.
     pub fn get(&self, name: &str) -> Result<&Recipe, EngineError> {
         let target = self.aliases.get(name).map_or(name, String::as_str);
         self.recipes.get(target).ok_or_else(|| {
-            let known = self.recipes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let hint = if name.ends_with("-alpine") { "; Alpine images are not there yet" } else { "" };
+            let known = self.names().into_iter().collect::<Vec<_>>().join(", ");
             let name: String = name.chars().take(NAME_MAX).collect();
-            EngineError::new(
-                ErrorKind::NotFound,
-                format!("finding an image recipe named {name:?} (there are: {known}{hint})"),
-            )
+            EngineError::new(ErrorKind::NotFound, format!("finding an image named {name:?} (there are: {known})"))
         })
+    }
+
+    /// All names under which [`get`](Self::get) finds something.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.recipes.keys().chain(self.aliases.keys()).map(String::as_str).collect()
     }
 
     /// The other names under which [`get`](Self::get) finds the recipe.
@@ -263,7 +338,11 @@ mod tests {
     fn the_built_in_recipes_are_right() {
         let recipes = Recipes::read(None).unwrap();
         let names: Vec<_> = recipes.all().map(|recipe| recipe.name.as_str()).collect();
-        assert_eq!(names, ["golang", "node", "ruby", "rust"]);
+        let alpine = ["golang-alpine", "node-alpine", "ruby-alpine", "rust-alpine"];
+        assert_eq!(names, ["golang", alpine[0], "node", alpine[1], "ruby", alpine[2], "rust", alpine[3]]);
+        for runtime in boxyard_proto::names::RUNTIMES {
+            assert!(recipes.get(runtime).is_ok(), "{runtime}");
+        }
         for alias in ["python", "default"] {
             assert_eq!(recipes.get(alias).unwrap().name, "node");
         }
@@ -278,13 +357,15 @@ mod tests {
             ("name = 'a'", "one of `suite`"),
             ("suite = 'trixie'", "missing field `name`"),
             ("name = 'a'\nsuite = 'x'\nfrom = 'y'", "exclude each other"),
-            ("name = 'A b'\nsuite = 'x'", "`name` must be 1 to 40"),
+            ("name = 'A b'\nsuite = 'x'", "`name` must be 1 to 63"),
             ("name = 'a'\nsuite = '-x'", "`suite` must be"),
+            ("name = 'a'\nsuite = 'x'\noci = 'y'", "exclude each other"),
+            ("name = 'a'\noci = 'y:z:w'", "`oci`"),
             ("name = 'a'\nsuite = 'x'\naliases = ['../b']", "the alias \"../b\""),
             ("name = 'a'\nsuite = 'x'\nimage = 'y'", "unknown field `image`"),
-            ("name = 'a'\nsuite = 'x'\npackages = ['--purge']", "no name of a Debian package"),
-            ("name = 'a'\nsuite = 'x'\npackages = ['dpkg-']", "no name of a Debian package"),
-            ("name = 'a'\nsuite = 'x'\npackages = ['a,b']", "no name of a Debian package"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['--purge']", "no name of a package"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['dpkg-']", "no name of a package"),
+            ("name = 'a'\nsuite = 'x'\npackages = ['a,b']", "no name of a package"),
             ("name = 'a'\nsuite = 'x'\nenv = { 'A-B' = '' }", "no name of a variable"),
             ("name = 'a'\nsuite = 'x'\nenv = { A = \"a\\nb\" }", "the value of A"),
             ("name = 'a'\nsuite = 'x'\nscript = \"\\u0000\"", "NUL"),

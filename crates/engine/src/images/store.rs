@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! images/  layers/<key>/{fs/, layer.json}   building/<key>.<pid>-<n>/   logs/<key>.log   locks/<key>
+//!          added/<name>.toml   pins/<name>.json   blobs/sha256/<digest>{,.part}   in-use   stamp
 //! ```
+//! Whoever relies on layers that no record names yet, as a box in the making does, holds `in-use` shared; whoever removes layers holds it
+//! alone. `stamp` is another file after each change of what exists, so that other processes notice.
 //! The top folder is root's alone: programs with set-user-id bits inside layers are out of reach for the host's users.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -32,6 +35,13 @@ pub(super) struct Note {
     pub took_ms: u64,
 }
 
+/// Where downloads lie.
+const BLOBS: &str = "blobs/sha256";
+
+/// Which `stamp` there is: differs after every change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Stamp(u64, i64, i64);
+
 /// The folder of all layers.
 #[derive(Debug)]
 pub(super) struct Layers {
@@ -43,7 +53,7 @@ impl Layers {
     pub fn open(root: &Path) -> Result<Self, EngineError> {
         let broken =
             |error: io::Error| EngineError::broken(format!("opening the image folder {}", root.display()), error);
-        for folder in ["", "layers", "building", "logs", "locks"] {
+        for folder in ["", "layers", "building", "logs", "locks", "added", "pins", "blobs", BLOBS] {
             let path = root.join(folder);
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(broken)?;
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(broken)?;
@@ -77,6 +87,87 @@ impl Layers {
 
     fn lock_file(&self, key: &str) -> io::Result<File> {
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(self.root.join("locks").join(key))
+    }
+
+    /// Recipes that were added.
+    pub fn added(&self) -> PathBuf {
+        self.root.join("added")
+    }
+
+    /// What references of registries stood for, by the names of recipes.
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    /// Downloads.
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join(BLOBS)
+    }
+
+    /// The data folder that the images are in.
+    pub fn data(&self) -> &Path {
+        self.root.parent().unwrap_or(&self.root)
+    }
+
+    /// Keeps every layer where it is while the file is there. Fails with [`io::ErrorKind::WouldBlock`] while layers are being removed,
+    /// unless `wait` says to block until that is over, which takes moments.
+    pub fn keep(&self, wait: bool) -> io::Result<File> {
+        let file = self.in_use()?;
+        if wait {
+            file.lock_shared()?;
+            return Ok(file);
+        }
+        match file.try_lock_shared() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Waits until nobody relies on layers by holding [`keep`](Self::keep), and lets nobody begin while the file is there. Blocks.
+    pub fn alone(&self) -> io::Result<File> {
+        let file = self.in_use()?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn in_use(&self) -> io::Result<File> {
+        let path = self.root.join("in-use");
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+    }
+
+    /// Which stamp there is now. Cheap.
+    pub fn stamp(&self) -> Stamp {
+        let stat = fs::metadata(self.root.join("stamp"));
+        stat.map_or_else(|_| Stamp::default(), |stat| Stamp(stat.ino(), stat.ctime(), stat.ctime_nsec()))
+    }
+
+    /// Lets everybody know that something has changed, after it has.
+    pub fn touch(&self) -> io::Result<()> {
+        self.write(&self.root.join("stamp"), b"")
+    }
+
+    /// Writes a file wholly or not at all.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // Beside its place, under a name that no recipe or pin can have.
+        let draft = path.with_extension(format!("{}.new", std::process::id()));
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    }
+
+    /// The keys of all layers that are there.
+    pub fn keys(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(self.root.join("layers"))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// Takes a layer away: at once for everybody, its files when the value is dropped. The caller holds [`alone`](Self::alone).
+    pub fn withdraw(&self, key: &str) -> io::Result<Building> {
+        let building = self.start(key)?;
+        fs::rename(self.root.join("layers").join(key), building.dir.join("layer"))?;
+        Ok(building)
     }
 
     /// Begins a layer. The caller holds its lock.

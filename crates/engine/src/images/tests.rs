@@ -88,7 +88,11 @@ impl TestHost {
     }
 
     fn open_with(&self, trust_host_cas: bool) -> Images {
-        let config = ImagesConfig { trust_host_cas, recipes_dir: Some(self.dir.path().join("recipes")) };
+        let config = ImagesConfig {
+            trust_host_cas,
+            recipes_dir: Some(self.dir.path().join("recipes")),
+            ..ImagesConfig::default()
+        };
         let mut path = vec![self.dir.path().join("bin")];
         path.extend(search_path());
         let host = Host { etc_apt: self.dir.path().join("apt"), certificates: self.dir.path().join("ca"), path };
@@ -100,8 +104,15 @@ impl TestHost {
     }
 
     fn keys(&self, images: &Images, name: &str) -> Vec<String> {
-        let recipe = images.recipes.get(name).unwrap();
-        images.plan(recipe).unwrap().0.into_iter().map(|layer| layer.key).collect()
+        let recipes = images.recipes().unwrap();
+        images
+            .planned(&recipes, recipes.get(name).unwrap())
+            .unwrap()
+            .unwrap()
+            .0
+            .into_iter()
+            .map(|layer| layer.key)
+            .collect()
     }
 
     fn building(&self) -> usize {
@@ -114,7 +125,7 @@ async fn an_image_is_built_once_and_found_ever_after() {
     let host = TestHost::new();
     let (images, runner) = (host.open(), Counting::default());
     assert_eq!(images.find("thin").unwrap(), None);
-    assert!(!images.list().iter().any(|image| image.built));
+    assert!(!images.list().unwrap().iter().any(|image| image.built));
 
     let thin = images.ensure("thin", &runner).await.unwrap();
     // Debian, certificates and script of the base; packages of the thin one.
@@ -134,7 +145,7 @@ async fn an_image_is_built_once_and_found_ever_after() {
     assert_eq!(images.find("thin").unwrap().unwrap(), thin);
     assert_eq!(images.ensure("thin", &runner).await.unwrap(), thin);
     assert_eq!((host.installs(), runner.runs.load(Ordering::SeqCst)), (1, 3));
-    let state = images.list().into_iter().find(|image| image.name == "base").unwrap();
+    let state = images.list().unwrap().into_iter().find(|image| image.name == "base").unwrap();
     assert!(state.built && state.bytes > 0 && state.digest.starts_with("sha256:"));
     assert_eq!(state.aliases, ["ground"]);
     assert_eq!(host.building(), 0);
@@ -242,12 +253,13 @@ fn keys_change_when_what_goes_in_changes_and_only_then() {
 fn names_without_a_recipe_are_not_found() {
     let host = TestHost::new();
     let images = host.open();
-    for (name, told) in [("node-alpine", "Alpine images are not there yet"), ("../../etc", "base, golang, node")] {
+    for (name, told) in [("node-apline", "python-alpine, ruby"), ("../../etc", "base, default, golang, golang-alpine")]
+    {
         let error = images.find(name).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);
         assert!(error.to_string().contains(told), "{error}");
     }
-    assert_eq!(images.recipes.get("python").unwrap().name, "node");
+    assert_eq!(images.recipes().unwrap().get("python").unwrap().name, "node");
     for name in ["node", "default", "golang", "ruby", "rust"] {
         assert_eq!(images.find(name).unwrap(), None);
     }
@@ -259,5 +271,20 @@ fn a_host_without_a_mirror_opens_and_says_so_when_it_matters() {
     host.write("apt/sources.list", "");
     let images = host.open();
     assert!(with_sources(&images.find("base").unwrap_err()).contains("component `main`"));
-    assert!(!images.list()[0].built);
+    assert!(!images.list().unwrap()[0].built);
+}
+
+#[tokio::test]
+async fn layers_of_images_that_cannot_be_planned_are_not_freed() {
+    let host = TestHost::new();
+    let thin = host.open().ensure("thin", &Counting::default()).await.unwrap();
+    host.write("recipes/b.toml", "name = 'thin'\nfrom = 'ground'\n");
+    let sources = fs::read_to_string(host.dir.path().join("apt/sources.list")).unwrap();
+    host.write("apt/sources.list", "");
+    assert_eq!(host.open().gc().unwrap().layers, 0);
+    // With a mirror again, what the recipe does not ask for any more goes, and nothing else.
+    host.write("apt/sources.list", &sources);
+    assert_eq!(host.open().gc().unwrap().layers, 1);
+    assert!(!thin.layers[0].exists() && thin.layers[1..].iter().all(|layer| layer.exists()));
+    assert_eq!(host.open().find("thin").unwrap().unwrap().layers, thin.layers[1..]);
 }

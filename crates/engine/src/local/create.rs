@@ -56,6 +56,8 @@ impl LocalEngine {
             }
             self.host.end(&spec.id).await.map_err(broken("ending what is left of the box"))?;
         }
+        // Until the record names them, nothing else keeps the layers.
+        let kept = self.images.keep().await?;
         let record = match earlier {
             Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, ..record },
             None => self.new_record(spec).await?,
@@ -85,6 +87,7 @@ impl LocalEngine {
             let waiting = self.host.launcher.start(&spec.id).await?;
             (waiting, begin().await?)
         };
+        drop(kept);
         tracing::debug!(id = %spec.id, begun = ?begun.elapsed(), "launcher started");
         let folder = storage.disk(&spec.id);
         let (upper, work) = (folder.join("upper"), folder.join("work"));

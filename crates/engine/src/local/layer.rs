@@ -15,7 +15,7 @@ use super::LocalEngine;
 use super::create::{Plan, broken, environment};
 use super::host::Host;
 use crate::agent::{self, AgentError, Event};
-use crate::images::LayerRunner;
+use crate::images::{LayerRunner, interpreter};
 use crate::{EngineError, ErrorKind, Limits};
 
 /// Processes of a build at most.
@@ -55,7 +55,7 @@ impl LocalEngine {
         fs::create_dir_all(work).map_err(broken("making the build's work folder"))?;
         let plan = Plan { id, slot, limits: &limits, layers, upper, work, disk: None };
         self.launch(waiting, plan, environment(&BTreeMap::new(), &BTreeMap::new())).await?;
-        let argv = vec!["/bin/bash".into(), "-c".into(), script.into()];
+        let argv = vec![interpreter(script).into(), "-c".into(), script.into()];
         let env = vec!["HOME=/root".into(), "DEBIAN_FRONTEND=noninteractive".into()];
         let exec = Exec { env, ..Exec::new("build", argv, "/", User::ROOT) };
         let lost = |error: AgentError| EngineError::broken("running the build's script", error);

@@ -59,7 +59,7 @@ pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
 pub use self::storage::StorageChoice;
-use crate::images::{BuildProgress, Image, Images, ImagesConfig, LayerRunner};
+use crate::images::{Addition, BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
 use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
@@ -139,6 +139,21 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
     /// The image, built first where it is missing.
     async fn ensure(&self, name: &str, runner: &dyn LayerRunner) -> Result<Image, EngineError>;
 
+    /// Whether there is such an image, built or not; else the names that there are.
+    fn check(&self, _name: &str) -> Result<(), Vec<String>> {
+        Ok(())
+    }
+
+    /// Keeps layers from being removed.
+    async fn keep(&self) -> Result<Option<Kept>, EngineError> {
+        Ok(None)
+    }
+
+    /// Adds an image and builds it.
+    async fn add(&self, addition: &Addition, _runner: &dyn LayerRunner) -> Result<bool, EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, format!("adding the image {}", addition.name())))
+    }
+
     /// What builds are doing.
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
@@ -153,6 +168,18 @@ impl ImageSource for Images {
         Self::ensure(self, name, runner).await
     }
 
+    fn check(&self, name: &str) -> Result<(), Vec<String>> {
+        Self::check(self, name)
+    }
+
+    async fn keep(&self) -> Result<Option<Kept>, EngineError> {
+        Self::keep(self).await.map(Some)
+    }
+
+    async fn add(&self, addition: &Addition, runner: &dyn LayerRunner) -> Result<bool, EngineError> {
+        Self::add(self, addition, Some(runner)).await
+    }
+
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
         Self::progress(self)
     }
@@ -165,6 +192,14 @@ impl LocalEngine {
     /// There is no such image, or it cannot be built.
     pub async fn build_image(&self, name: &str) -> Result<Image, EngineError> {
         self.images.ensure(name, self).await
+    }
+
+    /// Adds an image, or replaces the added one of its name, and builds it. Until this succeeds nothing has changed.
+    ///
+    /// # Errors
+    /// Its name is taken, or it cannot be pulled or built.
+    pub async fn add_image(&self, addition: &Addition) -> Result<(), EngineError> {
+        self.images.add(addition, self).await.map(drop)
     }
 
     /// What builds of images are doing: `None` while there are none.
@@ -183,6 +218,10 @@ impl Engine for LocalEngine {
         let kind = self.host.storages.default_kind();
         let disk_limit = self.host.storages.of(kind).is_ok_and(|storage| storage.limits());
         Abilities { pause: true, save: true, disk_limit }
+    }
+
+    fn check_image(&self, name: &str) -> Result<(), Vec<String>> {
+        self.images.check(name)
     }
 
     async fn create(&self, spec: &BoxSpec) -> Result<(), EngineError> {

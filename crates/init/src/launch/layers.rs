@@ -13,8 +13,8 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use crate::sys;
 use crate::trouble::{Doing, Trouble};
 
-/// Layers at most. Their option string must fit into the 255 bytes that the kernel takes.
-const LAYERS_MAX: usize = 64;
+/// Layers at most: those of a registry's image (127), and what recipes put over them.
+const LAYERS_MAX: usize = 160;
 
 /// Detached mounts of everything that overlay is made of.
 #[derive(Debug)]

@@ -22,6 +22,10 @@ use crate::trouble::{Doing, Trouble};
 const WRITABLE: &str = "w";
 const ROOT: &str = "r";
 
+/// Layers whose option string fits into the 255 bytes that the kernel takes. More of them are named one by one, which kernels since 6.8
+/// understand.
+const LISTED_MAX: usize = 64;
+
 /// Mounts a file system of our own and returns it, not yet attached anywhere.
 pub fn make(kind: &str, options: &[(&str, Option<&str>)], attributes: MountAttrFlags) -> Result<OwnedFd, Trouble> {
     let doing = || format!("mounting {kind}");
@@ -113,16 +117,17 @@ impl Stage {
         put(&layers.writable, WRITABLE)?;
         // Option values are short, and every kernel since 5.11 takes one `lowerdir`, because paths are relative to the stage.
         fchdir(&self.0).doing("entering the stage")?;
-        let lower = (0..layers.lower.len()).map(|number| number.to_string()).collect::<Vec<_>>().join(":");
+        let numbers: Vec<_> = (0..layers.lower.len()).map(|number| number.to_string()).collect();
+        let listed = numbers.join(":");
+        let lower: Vec<(&str, &str)> = match numbers.len() {
+            ..=LISTED_MAX => vec![("lowerdir", &listed)],
+            _ => numbers.iter().map(|number| ("lowerdir+", number.as_str())).collect(),
+        };
         let upper = format!("{WRITABLE}/{}", layers.upper);
         let work = format!("{WRITABLE}/{}", layers.work);
-        let options = [
-            ("userxattr", None),
-            ("xino", Some("off")),
-            ("lowerdir", Some(lower.as_str())),
-            ("upperdir", Some(upper.as_str())),
-            ("workdir", Some(work.as_str())),
-        ];
+        let mut options = vec![("userxattr", None), ("xino", Some("off"))];
+        options.extend(lower.into_iter().map(|(key, value)| (key, Some(value))));
+        options.extend([("upperdir", Some(upper.as_str())), ("workdir", Some(work.as_str()))]);
         let root = make("overlay", &options, MountAttrFlags::empty())?;
         put(&root, ROOT)?;
         Ok(root)

@@ -157,6 +157,9 @@ pub enum BoxError {
     /// Something else is being done with the box and was not done in time.
     #[error("the box is busy; try again")]
     Busy,
+    /// There is no image for the runtime.
+    #[error(transparent)]
+    Runtime(InvalidName),
     /// The account has a live box with this name.
     #[error("a box named '{0}' exists already; choose another name or delete it first")]
     NameTaken(String),
@@ -222,9 +225,11 @@ impl Boxes {
     /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
     ///
     /// # Errors
-    /// The name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
+    /// There is no such runtime, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
     /// store failed.
     pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
+        let known = self.yard.engine.check_image(&new.runtime);
+        known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
         new.env = self.with_account_env(account, new.env).await?;
         let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await;
         let place = place.inspect_err(|_| {

@@ -116,6 +116,10 @@ fn every_kind_of_value_is_read() {
         deny = ["192.0.2.0/24", "203.0.113.9"]
         dns = ["192.0.2.53", "[2001:db8::1]:5353"]
         hosts = ["Registry.Example.=192.0.2.7"]
+        [images]
+        registry_mirrors = ["docker.io=https://one.example/hub/", "docker.io=http://two.example:5000"]
+        insecure_registries = ["Two.Example:5000"]
+        unpacked_max = "8GiB"
         [sizes.small]
         cpus = 0.5
         memory = "512MiB"
@@ -135,6 +139,9 @@ fn every_kind_of_value_is_read() {
     let host = host.env("BOXYARD_NETWORK_ALLOW", "192.0.2.1, 192.0.2.2,");
     let config = host.load().expect("all are right");
     assert!(!config.trust_host_cas);
+    assert_eq!(config.images.registry_mirrors["docker.io"], ["https://one.example/hub", "http://two.example:5000"]);
+    assert_eq!(config.images.insecure_registries, ["two.example:5000"]);
+    assert_eq!((config.images.unpacked_max, config.images.download_max), (8 << 30, 16 << 30));
     let texts = |ranges: &[AddressRange]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(texts(&config.network.deny), ["192.0.2.0/24", "203.0.113.9/32"]);
     assert_eq!(texts(&config.network.allow), ["192.0.2.1/32", "192.0.2.2/32"]);
@@ -165,6 +172,11 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
     );
     assert_eq!(file("http = ['127.0.0.1:1']").split(':').nth(1), Some(" http must be one value"));
     assert!(file("http = ").contains("is not valid TOML"));
+    for mirror in ["docker.io", "docker.io=mirror.example", "docker.io=https://u:p@mirror.example", "a/b=https://c"] {
+        assert!(
+            file(&format!("[images]\nregistry_mirrors = ['{mirror}']")).contains("must be a registry and the address")
+        );
+    }
     assert!(file("[limits]\nbody_cap = -1").contains("limits.body_cap is '-1' and must be a size"));
     let refusal = Host::default().env("BOXYARD_BOXES_MAX", "many").refusal();
     assert_eq!(refusal, "BOXYARD_BOXES_MAX is 'many' and must be a whole number above 0");

@@ -220,6 +220,36 @@ impl Setting for HostEntry {
     }
 }
 
+/// A registry and an address that is asked before it.
+pub(super) struct Mirror(pub String, pub String);
+
+impl Setting for Mirror {
+    const EXPECTED: &'static str = "a registry and the address of its mirror such as docker.io=https://mirror.example";
+
+    fn read(text: &str) -> Option<Self> {
+        let (registry, address) = text.split_once('=')?;
+        let RegistryHost(registry) = RegistryHost::read(registry)?;
+        let address = address.trim().trim_end_matches('/');
+        let rest = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://"))?;
+        // Logins belong into a file that only its owner reads.
+        let plain = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"@?#\\".contains(&byte));
+        plain.then(|| Self(registry, address.to_owned()))
+    }
+}
+
+/// The host of a registry, with its port where that is not the usual one.
+pub(super) struct RegistryHost(pub String);
+
+impl Setting for RegistryHost {
+    const EXPECTED: &'static str = "a registry such as docker.io or registry.example:5000";
+
+    fn read(text: &str) -> Option<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        (!text.is_empty() && text.len() <= 255 && text.bytes().all(plain)).then_some(Self(text))
+    }
+}
+
 impl Setting for Synchronous {
     const EXPECTED: &'static str = "normal or full";
 

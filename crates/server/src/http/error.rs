@@ -184,7 +184,7 @@ impl From<BoxError> for ApiError {
         let status = match &error {
             BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
-            BoxError::LabelsFull | BoxError::Env(_) => StatusCode::BAD_REQUEST,
+            BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
             BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
                 StatusCode::CONFLICT
             }

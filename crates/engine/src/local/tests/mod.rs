@@ -8,6 +8,7 @@ mod layers;
 mod life;
 mod limits;
 mod network;
+mod oci;
 mod pause;
 mod snapshots;
 mod sockets;

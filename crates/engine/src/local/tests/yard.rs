@@ -99,6 +99,16 @@ impl Yard {
         .await
     }
 
+    /// Like [`open_with`](Self::open_with), with images as a server has them instead of the small Debian.
+    pub(super) async fn open_images(change: impl FnOnce(&mut LocalConfig)) -> Self {
+        let Self { engine, mut config, data, .. } = Self::open_with(|_| {}).await;
+        // The range is known to be free.
+        drop(engine);
+        change(&mut config);
+        let engine = LocalEngine::open(config.clone()).await.map_err(explain).unwrap();
+        Self::of(engine, config, data)
+    }
+
     /// Ends the server and starts another on the same data folder.
     pub(super) async fn reopen(self) -> Self {
         self.reopen_with(|_| {}).await

@@ -1,0 +1,217 @@
+//! Unpacking a layer: what an archive says becomes a [`Tree`], with whiteouts as overlay knows them.
+//!
+//! Runs in a thread of the server, as its user, and not in a process of its own: the archive and both compressions are read by safe Rust,
+//! and the tree is reached by descriptors that cannot lead out of it. A process could do no less than that and would have to be root too.
+
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::ftruncate;
+
+use super::decompress::{Allowance, Unpacked};
+use super::reference::Digest;
+use super::tar::{Archive, Entry, Kind};
+use super::tree::{Dress, Path, Tree, dress_open, refused};
+
+/// Ids in a box: see `UIDS_PER_BOX`.
+const ID_MAX: u64 = 65_535;
+
+/// Before a name: this is gone (OCI image layer specification, "Whiteouts").
+const WHITEOUT: &[u8] = b".wh.";
+/// Everything in this folder is gone.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What the union file system that whiteouts come from keeps for itself.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// Bytes of paths of folders that are kept to set their times at the end. Beyond it, times are those of the unpacking.
+const KEPT_PATHS_MAX: usize = 64 << 20;
+
+const BUFFER: usize = 128 * 1024;
+
+/// What unpacking did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stats {
+    pub entries: u64,
+    /// Device nodes, which boxes have no use for.
+    pub skipped: u64,
+}
+
+/// Bounds and how to be stopped.
+#[derive(Debug)]
+pub(super) struct Terms<'a> {
+    pub allowance: Allowance,
+    pub entries: u64,
+    pub stop: &'a AtomicBool,
+}
+
+/// Unpacks `source` into the empty folder `root`; what it unpacks to must hash to `diff_id`.
+pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: &Terms<'_>) -> io::Result<Stats> {
+    let source = Unpacked::new(source, terms.allowance.clone())?;
+    let mut work = Work { tree: Tree::new(root), times: Vec::new(), kept: 0, buffer: vec![0; BUFFER] };
+    let mut archive = Archive::new(source);
+    let mut stats = Stats::default();
+    while let Some(entry) = archive.next()? {
+        if terms.stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        stats.entries += 1;
+        if stats.entries > terms.entries {
+            return Err(io::Error::other(format!("the layer has more than {} entries", terms.entries)));
+        }
+        if entry.kind == Kind::Device {
+            stats.skipped += 1;
+            continue;
+        }
+        work.take(&mut archive, entry, terms)?;
+    }
+    work.set_times();
+    let found = archive.into_source().finish()?;
+    if found != *diff_id {
+        return Err(io::Error::other(format!("the layer unpacks to {found} and should to {diff_id}")));
+    }
+    Ok(stats)
+}
+
+struct Work {
+    tree: Tree,
+    times: Vec<(Path, (i64, u32))>,
+    kept: usize,
+    buffer: Vec<u8>,
+}
+
+impl Work {
+    fn take<R: Read>(&mut self, archive: &mut Archive<R>, entry: Entry, terms: &Terms<'_>) -> io::Result<()> {
+        let path = Path::parse(&entry.path)?;
+        if let Some(name) = path.name().map(|name| name.as_bytes())
+            && name.starts_with(WHITEOUT)
+        {
+            return self.hide(&path, name, &entry.path);
+        }
+        let dress = dress(&entry)?;
+        match &entry.kind {
+            Kind::Folder => {
+                self.tree.make_folder(&path, &dress)?;
+                self.kept += entry.path.len() + size_of::<Path>();
+                if self.kept <= KEPT_PATHS_MAX {
+                    self.times.push((path, dress.modified));
+                }
+                Ok(())
+            }
+            Kind::File => {
+                let file = self.tree.make_file(&path)?;
+                self.fill(archive, &file, &entry, terms)?;
+                dress_open(&file, &dress, &path)
+            }
+            Kind::Symlink(target) if target.is_empty() => Err(refused(&entry.path, "is a link to nothing")),
+            Kind::Symlink(target) => self.tree.make_symlink(&path, target, &dress),
+            Kind::HardLink(target) => self.tree.make_hard_link(&path, &Path::parse(target)?),
+            Kind::Fifo => self.tree.make_fifo(&path, &dress),
+            Kind::Device => Ok(()),
+        }
+    }
+
+    fn hide(&mut self, path: &Path, name: &[u8], whole: &[u8]) -> io::Result<()> {
+        if name == OPAQUE {
+            return self.tree.hide_all_in(&path.folder());
+        }
+        if name.starts_with(AUFS) {
+            return Ok(());
+        }
+        let hidden = &name[WHITEOUT.len()..];
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(refused(whole, "hides nothing that could be there"));
+        }
+        let hidden = CString::new(hidden).map_err(|_| refused(whole, "has a NUL"))?;
+        self.tree.hide(&path.with_name(hidden))
+    }
+
+    fn fill<R: Read>(
+        &mut self,
+        archive: &mut Archive<R>,
+        file: &OwnedFd,
+        entry: &Entry,
+        terms: &Terms<'_>,
+    ) -> io::Result<()> {
+        let stored: u64 = entry.pieces.iter().map(|piece| piece.length).sum();
+        // What is stored counts when it is read.
+        terms.allowance.take(entry.size.saturating_sub(stored))?;
+        if stored != entry.size {
+            ftruncate(file, entry.size)?;
+        }
+        for piece in &entry.pieces {
+            let (mut offset, mut left) = (piece.offset, piece.length);
+            while left > 0 {
+                if terms.stop.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let most = usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER));
+                let count = archive.read(&mut self.buffer[..most])?;
+                if count == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let mut rest = &self.buffer[..count];
+                while !rest.is_empty() {
+                    let written = rustix::io::pwrite(file, rest, offset)?;
+                    rest = &rest[written..];
+                    offset += written as u64;
+                }
+                left -= count as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Only times are set here, so none of it changes another.
+    fn set_times(&mut self) {
+        for (path, modified) in std::mem::take(&mut self.times) {
+            self.tree.set_folder_time(&path, modified);
+        }
+    }
+}
+
+fn dress(entry: &Entry) -> io::Result<Dress> {
+    let id = |id: u64| match u32::try_from(id) {
+        Ok(small) if id <= ID_MAX => Ok(small),
+        _ => Err(refused(&entry.path, &format!("belongs to {id}; boxes have the ids 0 to {ID_MAX}"))),
+    };
+    let attributes = entry.attributes.iter().filter_map(|(name, value)| attribute(name, value));
+    Ok(Dress {
+        mode: entry.mode,
+        uid: id(entry.uid)?,
+        gid: id(entry.gid)?,
+        modified: entry.modified,
+        attributes: attributes.collect(),
+    })
+}
+
+/// The extended attributes that are kept: capabilities of programs, and those of users, but for overlay's own, by which a layer could
+/// make other files appear under its names.
+fn attribute(name: &[u8], value: &[u8]) -> Option<(String, Vec<u8>)> {
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.contains('\0') && name.len() <= 255)?;
+    if name == "security.capability" {
+        return Some((name.to_owned(), capabilities(value)?));
+    }
+    let own = name.starts_with("user.") && name.len() > 5 && !name.starts_with("user.overlay.");
+    own.then(|| (name.to_owned(), value.to_vec()))
+}
+
+/// A program's capabilities in the form that counts for the root of whoever sees the file (`VFS_CAP_REVISION_2` of the kernel's
+/// `capability.h`). The third form names one user namespace by its root, which only makes sense when that is root itself.
+fn capabilities(value: &[u8]) -> Option<Vec<u8>> {
+    const REVISION_2: u8 = 0x02;
+    const REVISION_3: u8 = 0x03;
+    match (value.get(3)?, value.len()) {
+        (&REVISION_2, 20) => Some(value.to_vec()),
+        (&REVISION_3, 24) if value[20..] == [0; 4] => {
+            let mut second = value[..20].to_vec();
+            second[3] = REVISION_2;
+            Some(second)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
