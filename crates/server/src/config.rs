@@ -62,6 +62,8 @@ pub struct Config {
     pub uids_start: u32,
     /// Boxes at most, of all accounts together.
     pub boxes_max: u32,
+    /// Snapshots of one account at most.
+    pub snapshots_max: u32,
     /// Where boxes' disks lie.
     pub storage: Storage,
     /// Folder of the operator's own image recipes, over the built-in ones.
@@ -221,6 +223,7 @@ impl Config {
             },
             uids_start: layers.get("uids.start")?.unwrap_or(0x7000_0000),
             boxes_max: layers.get("boxes.max")?.unwrap_or(1000),
+            snapshots_max: layers.get("snapshots.max")?.unwrap_or(1000),
             storage: Storage {
                 kind: layers.get("storage.kind")?.unwrap_or_default(),
                 pool_size: layers.get("storage.pool_size")?.map(|Bytes(bytes)| bytes),

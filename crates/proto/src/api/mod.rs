@@ -9,4 +9,5 @@ pub mod exec;
 pub mod labels;
 pub mod logs;
 pub mod runs;
+pub mod snapshots;
 pub mod ssh;

@@ -17,20 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::{EngineError, ErrorKind};
-use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LogLevel, LogSource};
+use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::kept::{Failure, Kept, LabelChange, Message, Shared};
 use super::lifecycle::{self, Asked, Deed, Phase, Refused, Report, Wanted};
+use super::snapshots::Saving;
 use super::{BoxError, Yard, chain, now_ms};
 use crate::metrics::Outcome;
 use crate::store::{LogRow, StoreError};
 
 /// How long a box may take to be made, an image that must be built first included.
 const CREATE_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long the saving of a box may take: where disks are plain folders it is a copy of all files.
+const SAVE_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long any other call of the engine may take.
 const DEED_DEADLINE: Duration = Duration::from_secs(300);
 /// Why a box failed that the engine does not have.
@@ -46,6 +49,8 @@ pub(super) struct Keeper {
     deed: Option<AbortOnDropHandle<Result<(), EngineError>>>,
     /// Calls of the engine that have failed so far, in this phase.
     failures: u32,
+    /// What the next save is for.
+    saving: Option<Saving>,
     /// When the deed began, earlier attempts included.
     began: Instant,
     /// The box's place among those that may exist; given back with the box.
@@ -62,12 +67,25 @@ impl Keeper {
         place: Option<OwnedSemaphorePermit>,
         turn: Option<Arc<Semaphore>>,
     ) {
+        Self::start_saving(yard, shared, mailbox, place, turn, None);
+    }
+
+    /// The same for a box that an earlier server was saving.
+    pub(super) fn start_saving(
+        yard: &Arc<Yard>,
+        shared: Arc<Shared>,
+        mailbox: mpsc::Receiver<Message>,
+        place: Option<OwnedSemaphorePermit>,
+        turn: Option<Arc<Semaphore>>,
+        saving: Option<Saving>,
+    ) {
         let mut keeper = Self {
             yard: Arc::clone(yard),
             shared,
             mailbox,
             deed: None,
             failures: 0,
+            saving,
             began: Instant::now(),
             _place: place,
         };
@@ -109,6 +127,12 @@ impl Keeper {
                 // Whoever asked may have left; the deed goes on all the same.
                 let _ = reply.send(answer);
             }
+            Message::Save(saving, reply) => {
+                self.saving = Some(saving);
+                let answer = self.want(Wanted::Save).await;
+                self.saving = None;
+                let _ = reply.send(answer);
+            }
             Message::Label(change, reply) => {
                 let answer = self.label(change).await;
                 let _ = reply.send(answer);
@@ -131,7 +155,11 @@ impl Keeper {
             Err(Refused::Gone) => return Err(BoxError::NotFound),
         };
         self.shared.gate.close();
-        if let Err(error) = self.store_phase(next, None).await {
+        let stored = match &self.saving {
+            Some(saving) if matches!(next, Phase::Saving { .. }) => self.store_saving(next, saving.into()).await,
+            Some(_) | None => self.store_phase(next, None).await,
+        };
+        if let Err(error) = stored {
             let failure = self.shared.state.borrow().failure.clone();
             self.publish(phase, failure);
             return Err(error.into());
@@ -256,6 +284,11 @@ impl Keeper {
         self.yard.store.set_phase(self.shared.fixed.id.clone(), phase.to_string(), error, now_ms()).await
     }
 
+    async fn store_saving(&self, phase: Phase, into: &SnapshotId) -> Result<(), StoreError> {
+        let id = self.shared.fixed.id.clone();
+        self.yard.store.begin_snapshot(into.clone(), id, phase.to_string(), now_ms()).await
+    }
+
     /// Says whether the phase was stored; otherwise the server is leaving and the next one finds out by itself.
     async fn store_phase_surely(&self, phase: Phase, error: Option<String>) -> bool {
         let mut failures = 0;
@@ -285,6 +318,7 @@ impl Keeper {
     fn begin_deed(&mut self, turn: Option<Arc<Semaphore>>) {
         let Some(deed) = self.phase().deed() else { return };
         let (engine, fixed) = (Arc::clone(&self.yard.engine), Arc::clone(&self.shared.fixed));
+        let (yard, saving) = (Arc::clone(&self.yard), self.saving.take());
         let wait = (deed == Deed::Remove && self.failures > 0).then(|| backoff(self.failures));
         let task = async move {
             if let Some(wait) = wait {
@@ -301,11 +335,14 @@ impl Keeper {
                     Deed::Remove => engine.remove(id).await,
                     Deed::Pause => engine.pause(id).await,
                     Deed::Resume => engine.resume(id).await.map(drop),
-                    // A save that was begun by a server that has ended since is given up: its snapshot has no other record.
-                    Deed::Save => Err(EngineError::new(ErrorKind::Unsupported, "saving a box")),
+                    Deed::Save => yard.save(id, saving).await,
                 }
             };
-            let deadline = if deed == Deed::Create { CREATE_DEADLINE } else { DEED_DEADLINE };
+            let deadline = match deed {
+                Deed::Create => CREATE_DEADLINE,
+                Deed::Save => SAVE_DEADLINE,
+                Deed::Pause | Deed::Resume | Deed::Remove => DEED_DEADLINE,
+            };
             timeout(deadline, call).await.unwrap_or_else(|_| Err(overdue(deed, id)))
         };
         self.deed = Some(AbortOnDropHandle::new(tokio::spawn(task)));

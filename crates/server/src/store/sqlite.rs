@@ -20,12 +20,13 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(250);
 /// Bytes that the write-ahead log is cut to once its content is in the database.
 const WAL_KEPT: i64 = 64 * 1024 * 1024;
 /// Statements that a connection keeps prepared; more than there are.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 96;
 
 /// All changes of the schema, in order. A released one is never changed: add another.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "start", sql: Sql::new(include_str!("sql/0001_start.sql")) },
     Migration { version: 2, name: "ssh", sql: Sql::new(include_str!("sql/0002_ssh.sql")) },
+    Migration { version: 4, name: "snapshots", sql: Sql::new(include_str!("sql/0004_snapshots.sql")) },
 ];
 
 struct Migration {

@@ -67,5 +67,6 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         created_at: 10,
         updated_at: 10,
         deleted_at: None,
+        from_snapshot: None,
     }
 }
