@@ -24,6 +24,7 @@ mod list;
 mod output;
 mod serve;
 mod signals;
+mod snapshot;
 mod ssh;
 mod ssh_config;
 mod ssh_fingerprint;
@@ -61,6 +62,11 @@ enum Command {
     Exec(exec::Exec),
     /// Delete boxes
     Delete(delete::Delete),
+    /// Save disks of boxes, list and delete what was saved
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Make a box that starts as a copy of another and print its id
+    Fork(snapshot::Fork),
     /// Log in to a box with this host's ssh, or run a command in it
     Ssh(ssh::Ssh),
     /// Print what ~/.ssh/config needs to know of boxes
@@ -99,6 +105,8 @@ fn main() -> ExitCode {
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Delete(delete) => client(delete.run()),
+        Command::Snapshot(snapshot) => client(snapshot.run()),
+        Command::Fork(fork) => client(fork.run()),
         Command::Ssh(ssh) => client(ssh.run()),
         Command::SshConfig(config) => client(config.run()),
         Command::SshFingerprint(fingerprint) => client(fingerprint.run()),

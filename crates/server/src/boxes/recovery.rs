@@ -78,10 +78,12 @@ impl Boxes {
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
         // A box that was to go on after its save and does not run any more is judged as it was before.
         let goes_on = |id| matches!(observed.get(id), Some(ObservedState::Running | ObservedState::Frozen));
-        let saved_again = rows.iter().filter(|(row, phase)| match phase {
-            Phase::Saving { from: Resting::Ready } => goes_on(&row.id),
-            Phase::Saving { from: Resting::Paused } => observed.contains_key(&row.id),
-            _ => false,
+        let saved_again = rows.iter().filter(|(row, phase)| {
+            let Phase::Saving { from } = phase else { return false };
+            match from {
+                Resting::Ready => goes_on(&row.id),
+                Resting::Paused => observed.contains_key(&row.id),
+            }
         });
         let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
         let mut snapshots = self.yard.find_snapshots(&saved_again).await?;
@@ -109,19 +111,17 @@ impl Boxes {
     async fn adopt(
         &self,
         mut row: BoxRow,
-        stored: Phase,
+        mut stored: Phase,
         seen: Option<ObservedState>,
         saving: Option<Saving>,
         [removes, others]: &[Arc<Semaphore>; 2],
     ) -> Result<(), RecoveryError> {
-        let stored = match stored {
-            Phase::Saving { from } if saving.is_none() => {
-                let phase = from.phase();
-                self.yard.store.set_phase(row.id.clone(), phase.to_string(), None, now_ms()).await?;
-                phase
-            }
-            other => other,
-        };
+        if let Phase::Saving { from } = stored
+            && saving.is_none()
+        {
+            stored = from.phase();
+            self.yard.store.set_phase(row.id.clone(), stored.to_string(), None, now_ms()).await?;
+        }
         let alive = match seen {
             Some(ObservedState::Running | ObservedState::Frozen) => true,
             // A paused box whose processes were stopped keeps its disk.

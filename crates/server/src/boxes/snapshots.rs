@@ -139,7 +139,8 @@ impl Boxes {
     /// goes on. Whether the caller stays or not makes no difference to it.
     ///
     /// # Errors
-    /// The box is gone, or failed, or cannot be saved; there are too many snapshots. Nothing is left then.
+    /// The box is gone, or failed, or cannot be saved; there are too many snapshots. Nothing is left then. Or the server is leaving:
+    /// then the next one goes on with what was begun.
     pub async fn snapshot(&self, kept: &Kept, name: Option<String>, wait: Duration) -> Result<SnapshotData, BoxError> {
         let (row, end) = self.begin_snapshot(kept, name, Purpose::Kept).await?;
         match timeout(wait, end).await {
@@ -147,12 +148,13 @@ impl Boxes {
                 let now = self.yard.store.find_snapshot(&row.account, &row.id).await?;
                 now.map(data).ok_or(BoxError::SnapshotNotFound)
             }
+            // The next server goes on with it.
+            Ok(Ok(Err(BoxError::Leaving)) | Err(_)) => Err(BoxError::Leaving),
             Ok(Ok(Err(error))) => {
                 // Nobody was told of it, so nobody would delete it.
                 self.delete_snapshots(&row.account, Which::One(row.id)).await?;
                 Err(error)
             }
-            Ok(Err(_)) => Err(BoxError::Leaving),
         }
     }
 
@@ -227,11 +229,13 @@ impl Boxes {
     /// There is no such snapshot of such a box, or the store failed.
     pub async fn delete_snapshot_of(&self, account: &AccountId, of: &str, id: &str) -> Result<(), BoxError> {
         let of = self.source(account, of)?;
-        let id = id.parse::<SnapshotId>().map_err(|_| BoxError::SnapshotNotFound)?;
-        match self.delete_snapshots(account, Which::OfBox(of, id)).await? {
-            0 => Err(BoxError::SnapshotNotFound),
-            _ => Ok(()),
+        if let Ok(id) = id.parse::<SnapshotId>()
+            && self.delete_snapshots(account, Which::OfBox(of.clone(), id)).await? > 0
+        {
+            return Ok(());
         }
+        let known = self.yard.store.find_box(account, of.as_str()).await?.is_some();
+        Err(if known { BoxError::SnapshotNotFound } else { BoxError::NotFound })
     }
 
     /// Deletes snapshots; says how many there were. When this returns that is stored and no list shows them; the engine removes them
@@ -321,10 +325,8 @@ impl Yard {
             }
             Err(error) => {
                 // A snapshot that was deleted before its turn came.
-                let error = match error {
-                    BoxError::Store(StoreError::NotFound) => BoxError::SnapshotNotFound,
-                    other => other,
-                };
+                let deleted = matches!(error, BoxError::Store(StoreError::NotFound));
+                let error = if deleted { BoxError::SnapshotNotFound } else { error };
                 self.give_up(into, &error.to_string()).await;
                 Err(error)
             }
@@ -394,6 +396,10 @@ impl Yard {
 
     async fn clear_now(&self, id: SnapshotId) {
         self.uses.none(&id).await;
+        // A server that leaves lets go of everything; that is not the end of the boxes' making.
+        if self.leaving.is_cancelled() {
+            return;
+        }
         let mut failures = 0;
         loop {
             let turn = self.drops.acquire().await;

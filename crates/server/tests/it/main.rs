@@ -16,6 +16,8 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod snapshots;
+mod snapshots_recovery;
 mod ssh;
 mod ssh_flow;
 mod ssh_forwards;

@@ -184,5 +184,5 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .and_then(Iterator::collect)
         .expect("versions");
-    assert_eq!(versions, [(1, "start".into(), false), (2, "ssh".into(), true)]);
+    assert_eq!(versions, [(1, "start".into(), false), (2, "ssh".into(), true), (4, "snapshots".into(), true)]);
 }
