@@ -40,7 +40,7 @@ async fn a_save_that_was_broken_off_is_made_again_and_what_waited_for_its_turn_f
     yard.engine.open("save");
     let list = client.until(&path, |list| list["snapshots"][1]["status"] == "ready").await;
     let made = list["snapshots"][1]["id"].as_str().expect("an id").to_owned();
-    assert_eq!(yard.saved().await, [made.clone()]);
+    assert_eq!(yard.saved().await, std::slice::from_ref(&made));
     client.restored(&made).await;
     // The command that ran through it all is known still.
     yard.engine.open("work");
