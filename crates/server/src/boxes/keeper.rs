@@ -392,6 +392,7 @@ mod tests {
 
     use boxyard_engine::fake::{Call, FakeEngine};
     use boxyard_proto::AccountId;
+    use boxyard_proto::api::snapshots::SnapshotStatus;
     use tempfile::TempDir;
 
     use super::super::{Boxes, NewBox};
@@ -484,5 +485,35 @@ mod tests {
         states.wait_for(|state| state.phase == Phase::Deleted).await.expect("the keeper goes on");
         assert_eq!(world.engine.calls(Call::Remove, kept.id()), 2);
         assert!(world.engine.ids().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_paused_box_is_saved_and_stays_paused() {
+        let world = World::new().await;
+        let kept = world.ready_box().await;
+        kept.want(Wanted::Pause).await.expect("pause");
+        // Asked for while the box is being paused: its turn comes after that.
+        let made = world.boxes.snapshot(&kept, None, Duration::from_secs(20)).await.expect("a snapshot");
+        assert_eq!((made.status, kept.phase()), (SnapshotStatus::Ready, Phase::Paused));
+        assert_eq!(world.engine.calls(Call::Resume, kept.id()), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_of_a_box_that_is_being_saved_waits_or_is_told_so() {
+        let world = World::new().await;
+        let kept = world.ready_box().await;
+        world.engine.hold(Call::Save, Some("save"));
+        let held = kept.lease().await.expect("a lease");
+        let saving = tokio::spawn({
+            let (boxes, kept) = (world.boxes.clone(), kept.clone());
+            async move { boxes.snapshot(&kept, None, Duration::from_secs(20)).await }
+        });
+        world.engine.came_to("save", 1).await;
+        assert!(matches!(kept.want(Wanted::Pause).await, Err(BoxError::Busy)));
+        assert!(kept.lease_now().is_none() && !held.over().is_cancelled());
+        world.engine.open("save");
+        saving.await.expect("no panic").expect("a snapshot");
+        assert!(kept.lease_now().is_some(), "who is told of the snapshot can go on at once");
+        kept.want(Wanted::Pause).await.expect("pause");
     }
 }

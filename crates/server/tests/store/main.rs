@@ -4,6 +4,7 @@ mod boxes;
 mod durability;
 mod keys;
 mod runs;
+mod snapshots;
 mod ssh;
 
 use std::collections::BTreeMap;
