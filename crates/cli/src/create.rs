@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use boxyard_proto::SnapshotId;
 use boxyard_proto::api::boxes::{BoxData, BoxStatus, CreateBox};
+use boxyard_proto::api::snapshots::RestoreBox;
 use clap::Args;
 use reqwest::Method;
 
@@ -23,6 +25,9 @@ pub(crate) struct Create {
     /// Runtime: node, python, golang, ruby or rust
     #[arg(long)]
     runtime: Option<String>,
+    /// Snapshot that the box's disk starts as a copy of; runtime, size and variables are its source's, unless given here
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "runtime")]
+    from: Option<SnapshotId>,
     /// Size: small, medium or large
     #[arg(long)]
     size: Option<String>,
@@ -45,23 +50,40 @@ pub(crate) struct Create {
 impl Create {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let client = self.client.connect()?;
-        let body = CreateBox {
-            name: self.name,
-            labels: (!self.labels.is_empty()).then_some(self.labels),
-            size: self.size,
-            runtime: self.runtime,
-            env_vars: (!self.env.is_empty()).then(|| BTreeMap::from_iter(self.env)),
+        let labels = (!self.labels.is_empty()).then_some(self.labels);
+        let env_vars = (!self.env.is_empty()).then(|| BTreeMap::from_iter(self.env));
+        let request = match self.from {
+            Some(from) => client.request(Method::POST, &["from-snapshot"]).json(&RestoreBox {
+                snapshot_id: Some(from.to_string()),
+                name: self.name,
+                labels,
+                size: self.size,
+                runtime: None,
+                env_vars,
+            }),
+            None => client.request(Method::POST, &[]).json(&CreateBox {
+                name: self.name,
+                labels,
+                size: self.size,
+                runtime: self.runtime,
+                env_vars,
+            }),
         };
-        let made: BoxData = client.call(client.request(Method::POST, &[]).json(&body)).await?;
-        if made.status == BoxStatus::Creating && !self.no_wait {
-            note(&format!("{} is being made: the image of {} may have to be built first", made.id, made.runtime));
-            tokio::time::timeout(MADE_DEADLINE, wait(&client, &made)).await.map_err(|_| {
-                let minutes = MADE_DEADLINE.as_secs() / 60;
-                Failure::plain(format!("{} is still being made after {minutes} minutes; see the server's log", made.id))
-            })??;
-        }
-        print(made.id.as_str())
+        let made: BoxData = client.call(request).await?;
+        finish(&client, &made, self.no_wait).await
     }
+}
+
+/// Waits until a box is made, unless nobody wants to, and prints its id.
+pub(crate) async fn finish(client: &Client, made: &BoxData, no_wait: bool) -> Result<ExitCode, Failure> {
+    if made.status == BoxStatus::Creating && !no_wait {
+        note(&format!("{} is being made: the image of {} may have to be built first", made.id, made.runtime));
+        tokio::time::timeout(MADE_DEADLINE, wait(client, made)).await.map_err(|_| {
+            let minutes = MADE_DEADLINE.as_secs() / 60;
+            Failure::plain(format!("{} is still being made after {minutes} minutes; see the server's log", made.id))
+        })??;
+    }
+    print(made.id.as_str())
 }
 
 async fn wait(client: &Client, made: &BoxData) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ mod list;
 mod output;
 mod serve;
 mod signals;
+mod snapshot;
 mod ssh;
 mod ssh_config;
 mod ssh_fingerprint;
@@ -68,6 +69,11 @@ enum Command {
     /// Set, list and remove variables that all boxes get that are made afterwards
     #[command(subcommand)]
     Env(env::Env),
+    /// Save disks of boxes, list and delete what was saved
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Make a box that starts as a copy of another and print its id
+    Fork(snapshot::Fork),
     /// Log in to a box with this host's ssh, or run a command in it
     Ssh(ssh::Ssh),
     /// Print what ~/.ssh/config needs to know of boxes
@@ -108,6 +114,8 @@ fn main() -> ExitCode {
         Command::Delete(delete) => client(delete.run()),
         Command::Usage(usage) => client(usage.run()),
         Command::Env(env) => client(env.run()),
+        Command::Snapshot(snapshot) => client(snapshot.run()),
+        Command::Fork(fork) => client(fork.run()),
         Command::Ssh(ssh) => client(ssh.run()),
         Command::SshConfig(config) => client(config.run()),
         Command::SshFingerprint(fingerprint) => client(fingerprint.run()),

@@ -86,6 +86,7 @@ fn row(account: &AccountId, id: &BoxId) -> BoxRow {
         created_at: 0,
         updated_at: 0,
         deleted_at: None,
+        from_snapshot: None,
     }
 }
 

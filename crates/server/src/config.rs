@@ -69,6 +69,8 @@ pub struct Config {
     pub boxes_deleted_keep: Duration,
     /// How much more boxes may be promised than the host has.
     pub overcommit: Overcommit,
+    /// Snapshots of one account at most.
+    pub snapshots_max: u32,
     /// Where boxes' disks lie.
     pub storage: Storage,
     /// Where images come from.
@@ -266,6 +268,7 @@ impl Config {
                 disk: layers.get("overcommit.disk")?.unwrap_or(Factor::whole(100)),
                 disk_floor: layers.get("overcommit.disk_floor")?.map_or(GB, |Bytes(bytes)| bytes),
             },
+            snapshots_max: layers.get("snapshots.max")?.unwrap_or(1000),
             storage: Storage {
                 kind: layers.get("storage.kind")?.unwrap_or_default(),
                 pool_size: layers.get("storage.pool_size")?.map(|Bytes(bytes)| bytes),

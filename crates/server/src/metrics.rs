@@ -41,6 +41,10 @@ pub struct Metrics {
     pub deletes: Family<Outcome, Counter>,
     /// Seconds that removing a box takes.
     pub delete_seconds: Histogram,
+    /// Snapshots, those that are being made included.
+    pub snapshots: Gauge,
+    /// Seconds from a request for a snapshot to its being ready.
+    pub snapshot_seconds: Histogram,
     /// Commands begun, by the door they came through.
     pub execs: Family<Door, Counter>,
     /// Commands that execute now.
@@ -171,6 +175,8 @@ impl Metrics {
             create_seconds: histogram(),
             deletes: Family::default(),
             delete_seconds: histogram(),
+            snapshots: Gauge::default(),
+            snapshot_seconds: histogram(),
             execs: Family::default(),
             execs_running: Gauge::default(),
             exec_seconds: histogram(),
@@ -203,6 +209,8 @@ impl Metrics {
         );
         registry.register("deletes", "Boxes removed", metrics.deletes.clone());
         registry.register("delete_seconds", "How long removing a box takes", metrics.delete_seconds.clone());
+        registry.register("snapshots", "Snapshots", metrics.snapshots.clone());
+        registry.register("snapshot_seconds", "How long making a snapshot takes", metrics.snapshot_seconds.clone());
         registry.register("execs", "Commands begun", metrics.execs.clone());
         registry.register("execs_running", "Commands that execute now", metrics.execs_running.clone());
         registry.register("exec_seconds", "How long commands take", metrics.exec_seconds.clone());

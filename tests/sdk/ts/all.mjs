@@ -7,6 +7,7 @@ import "./sessions/code.mjs";
 import "./sessions/streams.mjs";
 import "./sessions/runs.mjs";
 import "./sessions/logs.mjs";
+import "./sessions/snapshots.mjs";
 import "./sessions/errors.mjs";
 import { main } from "./session.mjs";
 

@@ -111,3 +111,61 @@ fn a_server_that_is_not_there_is_named() {
     assert_eq!(code, 1);
     assert!(err.starts_with("boxyard: cannot reach the server at http://127.0.0.1:1/: "), "{err}");
 }
+
+#[test]
+fn snapshots_are_made_listed_deleted_and_boxes_made_from_them() {
+    let snapshot = format!("snap_{}", "0".repeat(26));
+    let record = |status: &str| {
+        json!({"id": format!("snap_{}", "0".repeat(26)), "name": "mine", "box_id": ID, "size_bytes": 4096, "status": status,
+            "created_at": 1_700_000_000})
+    };
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let keep = |word: &'static str| {
+        let seen = Arc::clone(&asked);
+        move |body: Value| seen.lock().expect("not poisoned").push((word, body))
+    };
+    let (made, restored, deleted) = (keep("made"), keep("restored"), keep("deleted"));
+    let of_box = get(move || async move { Json(json!({"snapshots": [record("ready")]})) }).post(
+        move |Json(body): Json<Value>| async move {
+            made(body);
+            Json(record("creating"))
+        },
+    );
+    let all = get(move || async move { Json(json!({"snapshots": [record("ready")]})) }).delete(
+        move |Json(body): Json<Value>| async move {
+            deleted(body);
+            Json(json!({"deleted": 0}))
+        },
+    );
+    let restore = post(move |Json(body): Json<Value>| async move {
+        restored(body);
+        Json(row("idle"))
+    });
+    let server = Server::start(
+        Router::new()
+            .route("/v2/box/{id}/snapshots", of_box)
+            .route("/v2/box/snapshots", all)
+            .route("/v2/box/from-snapshot", restore)
+            .route("/v2/box/{id}/fork", post(|| async { Json(row("idle")) })),
+    );
+    let (code, out, err) = run(server.boxyard(&["snapshot", "create", ID, "--name", "mine"]));
+    assert_eq!((code, out.as_str()), (0, format!("{snapshot}\n").as_str()), "{err}");
+    let (code, out, _) = run(server.boxyard(&["snapshot", "list"]));
+    assert!(code == 0 && out.contains(&snapshot) && out.contains("mine") && out.contains("4096"), "{out}");
+    let (code, _, err) = run(server.boxyard(&["snapshot", "delete", &snapshot]));
+    assert!(code == 1 && err.contains("Snapshot not found"), "{code}: {err}");
+    assert_eq!(run(server.boxyard(&["snapshot", "delete"])).0, 64, "nothing is not everything");
+    let (code, out, err) = run(server.boxyard(&["create", "--from", &snapshot, "--env", "A=1"]));
+    assert_eq!((code, out.as_str()), (0, format!("{ID}\n").as_str()), "{err}");
+    assert_eq!(run(server.boxyard(&["create", "--from", &snapshot, "--runtime", "node"])).0, 64);
+    let (code, out, err) = run(server.boxyard(&["fork", ID, "--name", "copy"]));
+    assert_eq!((code, out.as_str()), (0, format!("{ID}\n").as_str()), "{err}");
+    assert_eq!(
+        *asked.lock().expect("not poisoned"),
+        [
+            ("made", json!({"name": "mine"})),
+            ("deleted", json!({"ids": [snapshot]})),
+            ("restored", json!({"snapshot_id": snapshot, "env_vars": {"A": "1"}})),
+        ]
+    );
+}

@@ -10,5 +10,6 @@ pub mod exec;
 pub mod labels;
 pub mod logs;
 pub mod runs;
+pub mod snapshots;
 pub mod ssh;
 pub mod usage;

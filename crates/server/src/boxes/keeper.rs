@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::{EngineError, ErrorKind};
-use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LogLevel, LogSource};
+use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -26,12 +26,15 @@ use tokio_util::task::AbortOnDropHandle;
 use super::admission::Place;
 use super::kept::{Failure, Kept, LabelChange, Message, Shared};
 use super::lifecycle::{self, Asked, Deed, Phase, Refused, Report, Wanted};
+use super::snapshots::Saving;
 use super::{BoxError, Yard, chain, now_ms};
 use crate::metrics::Outcome;
 use crate::store::{LogRow, StoreError};
 
 /// How long a box may take to be made, an image that must be built first included.
 const CREATE_DEADLINE: Duration = Duration::from_secs(3600);
+/// How long the saving of a box may take: where disks are plain folders it is a copy of all files.
+const SAVE_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long any other call of the engine may take.
 const DEED_DEADLINE: Duration = Duration::from_secs(300);
 /// Why a box failed that the engine does not have.
@@ -47,6 +50,8 @@ pub(super) struct Keeper {
     deed: Option<AbortOnDropHandle<Result<(), EngineError>>>,
     /// Calls of the engine that have failed so far, in this phase.
     failures: u32,
+    /// What the next save is for.
+    saving: Option<Saving>,
     /// When the deed began, earlier attempts included.
     began: Instant,
     /// The box's place among those that may exist; given back with the box.
@@ -65,12 +70,25 @@ impl Keeper {
         place: Place,
         turn: Option<Arc<Semaphore>>,
     ) {
+        Self::start_saving(yard, shared, mailbox, place, turn, None);
+    }
+
+    /// The same for a box that an earlier server was saving.
+    pub(super) fn start_saving(
+        yard: &Arc<Yard>,
+        shared: Arc<Shared>,
+        mailbox: mpsc::Receiver<Message>,
+        place: Place,
+        turn: Option<Arc<Semaphore>>,
+        saving: Option<Saving>,
+    ) {
         let mut keeper = Self {
             yard: Arc::clone(yard),
             shared,
             mailbox,
             deed: None,
             failures: 0,
+            saving,
             began: Instant::now(),
             place,
             woken: false,
@@ -113,6 +131,12 @@ impl Keeper {
                 // Whoever asked may have left; the deed goes on all the same.
                 let _ = reply.send(answer);
             }
+            Message::Save(saving, reply) => {
+                self.saving = Some(saving);
+                let answer = self.want(Wanted::Save).await;
+                self.saving = None;
+                let _ = reply.send(answer);
+            }
             Message::Label(change, reply) => {
                 let answer = self.label(change).await;
                 let _ = reply.send(answer);
@@ -139,7 +163,11 @@ impl Keeper {
             self.woken = self.place.wake().await?;
         }
         self.shared.gate.close();
-        if let Err(error) = self.store_phase(next, None).await {
+        let stored = match &self.saving {
+            Some(saving) if matches!(next, Phase::Saving { .. }) => self.store_saving(next, saving.into()).await,
+            Some(_) | None => self.store_phase(next, None).await,
+        };
+        if let Err(error) = stored {
             self.doze();
             let failure = self.shared.state.borrow().failure.clone();
             self.publish(phase, failure);
@@ -275,6 +303,11 @@ impl Keeper {
         self.yard.store.set_phase(self.shared.fixed.id.clone(), phase.to_string(), error, now_ms()).await
     }
 
+    async fn store_saving(&self, phase: Phase, into: &SnapshotId) -> Result<(), StoreError> {
+        let id = self.shared.fixed.id.clone();
+        self.yard.store.begin_snapshot(into.clone(), id, phase.to_string(), now_ms()).await
+    }
+
     /// Says whether the phase was stored; otherwise the server is leaving and the next one finds out by itself.
     async fn store_phase_surely(&self, phase: Phase, error: Option<String>) -> bool {
         let mut failures = 0;
@@ -304,6 +337,7 @@ impl Keeper {
     fn begin_deed(&mut self, turn: Option<Arc<Semaphore>>) {
         let Some(deed) = self.phase().deed() else { return };
         let (engine, fixed) = (Arc::clone(&self.yard.engine), Arc::clone(&self.shared.fixed));
+        let (yard, saving) = (Arc::clone(&self.yard), self.saving.take());
         let wait = (deed == Deed::Remove && self.failures > 0).then(|| backoff(self.failures));
         let task = async move {
             if let Some(wait) = wait {
@@ -320,11 +354,14 @@ impl Keeper {
                     Deed::Remove => engine.remove(id).await,
                     Deed::Pause => engine.pause(id).await,
                     Deed::Resume => engine.resume(id).await.map(drop),
-                    // A save that was begun by a server that has ended since is given up: its snapshot has no other record.
-                    Deed::Save => Err(EngineError::new(ErrorKind::Unsupported, "saving a box")),
+                    Deed::Save => yard.save(id, saving).await,
                 }
             };
-            let deadline = if deed == Deed::Create { CREATE_DEADLINE } else { DEED_DEADLINE };
+            let deadline = match deed {
+                Deed::Create => CREATE_DEADLINE,
+                Deed::Save => SAVE_DEADLINE,
+                Deed::Pause | Deed::Resume | Deed::Remove => DEED_DEADLINE,
+            };
             timeout(deadline, call).await.unwrap_or_else(|_| Err(overdue(deed, id)))
         };
         self.deed = Some(AbortOnDropHandle::new(tokio::spawn(task)));
@@ -374,6 +411,7 @@ mod tests {
 
     use boxyard_engine::fake::{Call, FakeEngine};
     use boxyard_proto::AccountId;
+    use boxyard_proto::api::snapshots::SnapshotStatus;
     use tempfile::TempDir;
 
     use super::super::{Boxes, NewBox};
@@ -466,5 +504,35 @@ mod tests {
         states.wait_for(|state| state.phase == Phase::Deleted).await.expect("the keeper goes on");
         assert_eq!(world.engine.calls(Call::Remove, kept.id()), 2);
         assert!(world.engine.ids().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_paused_box_is_saved_and_stays_paused() {
+        let world = World::new().await;
+        let kept = world.ready_box().await;
+        kept.want(Wanted::Pause).await.expect("pause");
+        // Asked for while the box is being paused: its turn comes after that.
+        let made = world.boxes.snapshot(&kept, None, Duration::from_secs(20)).await.expect("a snapshot");
+        assert_eq!((made.status, kept.phase()), (SnapshotStatus::Ready, Phase::Paused));
+        assert_eq!(world.engine.calls(Call::Resume, kept.id()), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_of_a_box_that_is_being_saved_waits_or_is_told_so() {
+        let world = World::new().await;
+        let kept = world.ready_box().await;
+        world.engine.hold(Call::Save, Some("save"));
+        let held = kept.lease().await.expect("a lease");
+        let saving = tokio::spawn({
+            let (boxes, kept) = (world.boxes.clone(), kept.clone());
+            async move { boxes.snapshot(&kept, None, Duration::from_secs(20)).await }
+        });
+        world.engine.came_to("save", 1).await;
+        assert!(matches!(kept.want(Wanted::Pause).await, Err(BoxError::Busy)));
+        assert!(kept.lease_now().is_none() && !held.over().is_cancelled());
+        world.engine.open("save");
+        saving.await.expect("no panic").expect("a snapshot");
+        assert!(kept.lease_now().is_some(), "who is told of the snapshot can go on at once");
+        kept.want(Wanted::Pause).await.expect("pause");
     }
 }

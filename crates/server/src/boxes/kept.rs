@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::request;
 use super::lifecycle::{self, Asked, Phase, Refused, Resting, Wanted};
+use super::snapshots::Saving;
 use super::{BoxError, now_ms};
 use crate::store::BoxRow;
 
@@ -87,6 +88,8 @@ pub(super) struct Failure {
 
 pub(super) enum Message {
     Want(Wanted, oneshot::Sender<Result<(), BoxError>>),
+    /// As [`Wanted::Save`], into this snapshot.
+    Save(Saving, oneshot::Sender<Result<(), BoxError>>),
     Label(LabelChange, oneshot::Sender<Result<Vec<String>, BoxError>>),
     /// Somebody found that the engine does not have the box.
     Gone,

@@ -179,7 +179,8 @@ pub fn hear(phase: Phase, report: Report) -> Phase {
 }
 
 impl Resting {
-    fn phase(self) -> Phase {
+    /// The phase itself.
+    pub(super) fn phase(self) -> Phase {
         match self {
             Self::Ready => Phase::Ready,
             Self::Paused => Phase::Paused,

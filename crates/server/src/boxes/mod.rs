@@ -1,7 +1,7 @@
 //! Boxes: the only owner of their state, and the only user of the engine.
 //!
 //! Doors (HTTP, later SSH and others) come in through [`Boxes`]: they find a [`Kept`] box, take a [`Lease`] of it and have an [`Order`]
-//! carried out. [`lifecycle`] decides, [`keeper`] acts, [`registry`] finds, [`runs`] executes, [`recovery`] picks up what an earlier
+//! carried out. [`lifecycle`] decides, [`keeper`] acts, [`registry`] finds, [`runs`] executes, [`snapshots`] keeps disks, [`recovery`] picks up what an earlier
 //! server left. Nothing here knows of HTTP.
 
 use std::collections::BTreeMap;
@@ -13,8 +13,9 @@ use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
 use boxyard_proto::api::runs::RunStatus;
+use boxyard_proto::api::snapshots::SnapshotStatus;
 use boxyard_proto::names::{self, InvalidName, LABELS_MAX, Size};
-use boxyard_proto::{AccountId, BoxId};
+use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,7 @@ mod recovery;
 mod registry;
 mod runs;
 mod sessions;
+mod snapshots;
 mod usage;
 mod work;
 
@@ -46,6 +48,7 @@ pub use pipe::Reader;
 pub use recovery::RecoveryError;
 pub use runs::{Collected, Ending, Started};
 pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
+pub use snapshots::{Restore, RestoreError};
 
 use admission::Admission;
 use keeper::Keeper;
@@ -54,6 +57,7 @@ use lifecycle::{Phase, Wanted};
 use output::Budget;
 use registry::Registry;
 use runs::LiveRuns;
+use snapshots::Uses;
 use usage::{Figures, USAGES};
 
 /// How many random ids are tried before the store is taken to be broken.
@@ -61,6 +65,9 @@ const ID_ATTEMPTS: u32 = 20;
 
 /// Runs of an earlier server that are being taken over at once.
 const TAKE_OVERS: usize = 64;
+
+/// Snapshots that are being removed at once.
+const DROPS: usize = 8;
 
 /// All boxes. Clones are cheap and share them.
 #[derive(Clone)]
@@ -92,6 +99,12 @@ struct Yard {
     usages: Semaphore,
     /// What all boxes together have used so far.
     figures: Figures,
+    /// Snapshots of one account at most.
+    snapshots_max: u32,
+    /// Snapshots that boxes are being made from.
+    uses: Uses,
+    /// Bounds how many snapshots are being removed at once.
+    drops: Semaphore,
     /// Every task of this module.
     tasks: TaskTracker,
     /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
@@ -112,6 +125,8 @@ pub struct NewBox {
     size: Size,
     runtime: String,
     env: BTreeMap<String, String>,
+    /// The snapshot that its disk starts as a copy of.
+    from: Option<SnapshotId>,
 }
 
 impl NewBox {
@@ -136,6 +151,7 @@ impl NewBox {
             size: size.map(Size::parse).transpose()?.unwrap_or_default(),
             runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
             env,
+            from: None,
         })
     }
 }
@@ -190,6 +206,23 @@ pub enum BoxError {
     /// A run that has ended cannot be cancelled.
     #[error("the run has ended already, it is {}", run_word(*.0))]
     RunEnded(RunStatus),
+    /// The account has no such snapshot.
+    #[error("Snapshot not found")]
+    SnapshotNotFound,
+    /// No box can be made from the snapshot, not yet or not ever.
+    #[error("the snapshot is {}, not ready", .0.as_str())]
+    SnapshotNotReady(SnapshotStatus),
+    /// The account has as many snapshots as this server allows.
+    #[error("the limit of {0} snapshots is reached; delete some first")]
+    TooManySnapshots(u32),
+    /// The box could not be saved.
+    #[error("the snapshot could not be made: {text}")]
+    NotSaved {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Leaving,
@@ -216,6 +249,9 @@ impl Boxes {
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),
             figures: Figures::default(),
+            snapshots_max: config.snapshots_max,
+            uses: Uses::default(),
+            drops: Semaphore::new(DROPS),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
         };
@@ -236,6 +272,8 @@ impl Boxes {
             self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
         })?;
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
+        // Nothing is removed of a snapshot while a box is being made from it.
+        let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
             let mut row = new_row(account, new, yard.engine.name());
@@ -243,6 +281,7 @@ impl Boxes {
             loop {
                 match yard.store.insert_box(row.clone()).await {
                     Ok(()) => break,
+                    Err(StoreError::NotFound) => return Err(BoxError::SnapshotNotFound),
                     Err(StoreError::NameTaken) => return Err(BoxError::NameTaken(row.name.unwrap_or_default())),
                     Err(StoreError::IdTaken) if attempts < ID_ATTEMPTS => {
                         attempts += 1;
@@ -253,6 +292,7 @@ impl Boxes {
             }
             let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
             Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, place, None);
+            yard.hold_until_made(&kept, using);
             Ok(kept)
         });
         made.await.unwrap_or(Err(BoxError::Leaving))
@@ -368,7 +408,7 @@ impl Yard {
             image: row.runtime.clone(),
             limits: self.sizes.of(row.size),
             env: row.env.clone(),
-            from: None,
+            from: row.from_snapshot.clone(),
         };
         let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place());
         self.registry.insert(kept.clone());
@@ -395,6 +435,7 @@ fn new_row(account: AccountId, new: NewBox, engine: &str) -> BoxRow {
         created_at: now,
         updated_at: now,
         deleted_at: None,
+        from_snapshot: new.from,
     }
 }
 

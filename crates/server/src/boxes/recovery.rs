@@ -1,7 +1,8 @@
 //! What a starting server does about what it finds.
 //!
 //! Nearly nothing is special about it: a stored phase with a deed gets that deed again, a box that should be ready and is not there
-//! gets the engine's "gone", a box without a record is removed, and a run without an end is taken over or ended.
+//! gets the engine's "gone", a box without a record is removed, a run without an end is taken over or ended,
+//! and snapshots that were begun are finished or given up (see [`snapshots`](super::snapshots)).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::keeper::Keeper;
-use super::lifecycle::{self, Phase, Report};
-use super::{Boxes, chain, now_ms};
+use super::lifecycle::{self, Phase, Report, Resting};
+use super::snapshots::Saving;
+use super::{Boxes, Kept, chain, now_ms};
 use crate::store::{BoxRow, RunEnd, RunRow, StoreError};
 
 /// How long the engine may take to say what exists.
-const OBSERVE_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const OBSERVE_DEADLINE: Duration = Duration::from_secs(60);
 /// Deeds of one sort that begin at once.
 const DEEDS_AT_ONCE: usize = 16;
 /// How long the removal of one box without a record may take.
@@ -74,10 +76,23 @@ impl Boxes {
             observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id, seen.state)).collect();
         let rows = rows.into_iter().map(|row| self.judge(row)).collect::<Result<Vec<_>, _>>()?;
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
+        // A box that was to go on after its save and does not run any more is judged as it was before.
+        let goes_on = |id| matches!(observed.get(id), Some(ObservedState::Running | ObservedState::Frozen));
+        let saved_again = rows.iter().filter(|(row, phase)| {
+            let Phase::Saving { from } = phase else { return false };
+            match from {
+                Resting::Ready => goes_on(&row.id),
+                Resting::Paused => observed.contains_key(&row.id),
+            }
+        });
+        let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
+        let mut snapshots = self.yard.find_snapshots(&saved_again).await?;
         for (row, phase) in rows {
             let seen = observed.remove(&row.id);
-            self.adopt(row, phase, seen, &turns).await?;
+            let saving = snapshots.saving(&self.yard, &row.id);
+            self.adopt(row, phase, seen, saving, &turns).await?;
         }
+        snapshots.clear(&self.yard);
         self.remove_strays(observed.into_keys().collect()).await;
         self.recover_runs().await
     }
@@ -96,10 +111,17 @@ impl Boxes {
     async fn adopt(
         &self,
         mut row: BoxRow,
-        stored: Phase,
+        mut stored: Phase,
         seen: Option<ObservedState>,
+        saving: Option<Saving>,
         [removes, others]: &[Arc<Semaphore>; 2],
     ) -> Result<(), RecoveryError> {
+        if let Phase::Saving { from } = stored
+            && saving.is_none()
+        {
+            stored = from.phase();
+            self.yard.store.set_phase(row.id.clone(), stored.to_string(), None, now_ms()).await?;
+        }
         let alive = match seen {
             Some(ObservedState::Running | ObservedState::Frozen) => true,
             // A paused box whose processes were stopped keeps its disk.
@@ -117,7 +139,9 @@ impl Boxes {
         let place = self.yard.admission.readmit(&row.account, self.yard.sizes.of(row.size), asleep);
         let (kept, mailbox) = self.yard.adopt(&row, phase);
         let turn = if phase == Phase::Deleting { removes } else { others };
-        Keeper::start(&self.yard, kept.shared, mailbox, place, Some(Arc::clone(turn)));
+        let using = row.from_snapshot.as_ref().filter(|_| phase == Phase::Creating).map(|id| self.yard.uses.begin(id));
+        self.yard.hold_until_made(&kept, using);
+        Keeper::start_saving(&self.yard, kept.shared, mailbox, place, Some(Arc::clone(turn)), saving);
         Ok(())
     }
 
@@ -158,12 +182,35 @@ impl Boxes {
         for row in self.yard.store.running_runs().await? {
             let kept = self.yard.registry.get(&row.box_id);
             // A lease is there at once or not at all: nothing is being made or resumed for the run's sake.
-            match kept.and_then(|kept| kept.lease_now()) {
+            match kept.as_ref().and_then(Kept::lease_now) {
                 Some(lease) => self.take_over(lease, row),
+                // It stands still for a moment, and its runs go on with it.
+                None if kept.as_ref().is_some_and(|kept| kept.phase() == Phase::Saving { from: Resting::Ready }) => {
+                    self.take_over_when_saved(kept, row);
+                }
                 None => self.lose(row).await?,
             }
         }
         Ok(())
+    }
+
+    fn take_over_when_saved(&self, kept: Option<Kept>, row: RunRow) {
+        let boxes = self.clone();
+        self.yard.tasks.spawn(async move {
+            let Some(kept) = kept else { return };
+            let leaving = boxes.leaving();
+            match leaving.run_until_cancelled(kept.lease()).await {
+                // The next server takes it over.
+                None => {}
+                Some(Ok(lease)) => boxes.take_over(lease, row),
+                Some(Err(_)) => {
+                    let id = row.id.clone();
+                    if let Err(error) = boxes.lose(row).await {
+                        tracing::error!(run = %id, error = chain(&error), "the end of a run could not be stored");
+                    }
+                }
+            }
+        });
     }
 
     async fn lose(&self, row: RunRow) -> Result<(), RecoveryError> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use boxyard_proto::BoxId;
 use boxyard_proto::api::boxes::{
     BoxData, BoxStatus, CreateBox, DeleteBoxes, DeletedBoxes, ListBoxes, MessageBody, StatusBody,
 };
+use boxyard_proto::{AccountId, BoxId};
 use futures_util::future::try_join_all;
 use serde_json::{Map, Value};
 
@@ -16,7 +16,7 @@ use super::Http;
 use super::auth::Caller;
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonObject, Path, Query, typed};
-use crate::boxes::{BoxError, NewBox};
+use crate::boxes::{BoxError, Kept, NewBox};
 
 /// How long the answer to a creation waits for the box to be ready; then it says `creating`, and clients ask again.
 const CREATE_WAIT: Duration = Duration::from_secs(5);
@@ -68,16 +68,22 @@ pub(super) async fn create(
         request.env_vars.unwrap_or_default(),
     )?;
     let kept = http.boxes.create(&account, new).await?;
+    when_made(&http, &account, kept).await
+}
+
+/// Answers the creation of a box when it is ready, or when that has taken long enough.
+pub(super) async fn when_made(http: &Http, account: &AccountId, kept: Kept) -> Result<axum::Json<BoxData>, ApiError> {
     kept.made(CREATE_WAIT).await;
     if let Some(BoxError::Failed { kind, text }) = kept.failure() {
         // Nobody was told of the box, so nobody would delete it.
-        http.boxes.delete(&account, kept.id().as_str()).await?;
+        http.boxes.delete(account, kept.id().as_str()).await?;
         return Err(ApiError::not_created(kind, &text));
     }
     Ok(axum::Json(kept.data()))
 }
 
-fn refuse_what_is_not_there(fields: &Map<String, Value>) -> Result<(), ApiError> {
+/// Refuses fields that ask for more than this server does.
+pub(super) fn refuse_what_is_not_there(fields: &Map<String, Value>) -> Result<(), ApiError> {
     for name in NOT_YET {
         let asked = match fields.get(name) {
             None | Some(Value::Null | Value::Bool(false)) => false,
@@ -90,6 +96,9 @@ fn refuse_what_is_not_there(fields: &Map<String, Value>) -> Result<(), ApiError>
             Some(Value::Number(number)) => number.as_i64() != Some(0),
             Some(Value::Bool(true)) => true,
         };
+        if asked && name == "snapshot_id" {
+            return Err(ApiError::unsupported("snapshot_id is for POST /v2/box/from-snapshot"));
+        }
         if asked {
             return Err(ApiError::unsupported(format!("{name} is not supported by this server yet; leave it out")));
         }

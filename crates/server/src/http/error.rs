@@ -13,7 +13,7 @@ use boxyard_proto::names::InvalidName;
 use boxyard_proto::wire::FailedKind;
 use http::{HeaderValue, StatusCode, header};
 
-use crate::boxes::{BoxError, Ending, InvalidOrder, chain};
+use crate::boxes::{BoxError, Ending, InvalidOrder, RestoreError, chain};
 use crate::ssh_keys::SshKeyError;
 use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
@@ -50,7 +50,7 @@ impl ApiError {
     pub fn no_route() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "there is nothing at this path; files, git, snapshots, schedules, public URLs, agents and live sessions are not supported by this \
+            "there is nothing at this path; files, git, schedules, public URLs, agents and live sessions are not supported by this \
              server yet; see /openapi.json",
         )
     }
@@ -155,6 +155,15 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<RestoreError> for ApiError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Invalid(error) => error.into(),
+            RestoreError::Box(error) => error.into(),
+        }
+    }
+}
+
 impl From<SshKeyError> for ApiError {
     fn from(error: SshKeyError) -> Self {
         let status = match error {
@@ -182,15 +191,22 @@ impl From<SshTokenError> for ApiError {
 impl From<BoxError> for ApiError {
     fn from(error: BoxError) -> Self {
         let status = match &error {
-            BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
+            BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing | BoxError::SnapshotNotFound => {
+                StatusCode::NOT_FOUND
+            }
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
             BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
             BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
                 StatusCode::CONFLICT
             }
             BoxError::Full(full) if full.is_of_host() => StatusCode::SERVICE_UNAVAILABLE,
-            BoxError::Full(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
+            BoxError::Full(_) | BoxError::TooManyRuns(_) | BoxError::TooManySnapshots(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             BoxError::Usage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            BoxError::SnapshotNotReady(_) => StatusCode::CONFLICT,
+            BoxError::NotSaved { kind: ErrorKind::Exhausted, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            BoxError::NotSaved { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             BoxError::Busy | BoxError::Leaving | BoxError::Store(StoreError::Busy | StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

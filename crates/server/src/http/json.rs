@@ -38,6 +38,19 @@ impl FromRequest<Arc<Http>> for JsonObject {
     }
 }
 
+/// The same, and `None` when there is no body.
+#[derive(Debug)]
+pub(super) struct JsonBody(pub(super) Option<Map<String, Value>>);
+
+impl FromRequest<Arc<Http>> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, ApiError> {
+        let body = read_body(request, http.body_cap).await?;
+        if body.trim_ascii().is_empty() { Ok(Self(None)) } else { object(&body).map(Some).map(Self) }
+    }
+}
+
 /// Values in a body at most. Far more than any request needs; in memory a value takes up to fifty times its bytes in the body.
 const VALUES_MAX: usize = 200_000;
 /// Bytes that a refusal shows of what is wrong with a value: the value itself is in it.

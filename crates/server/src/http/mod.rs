@@ -31,6 +31,7 @@ mod observe;
 mod openapi;
 mod paced;
 mod runs;
+mod snapshots;
 mod ssh;
 mod stream;
 mod usage;

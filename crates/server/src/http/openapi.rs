@@ -8,7 +8,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, account_env, boxes, code, exec, health, labels, logs, runs, ssh, usage};
+use super::{Http, account_env, boxes, code, exec, health, labels, logs, runs, snapshots, ssh, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -36,6 +36,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(boxes::create, boxes::list, boxes::delete_several))
         .routes(routes!(boxes::show, boxes::delete))
         .routes(routes!(boxes::status))
+        .routes(routes!(snapshots::list, snapshots::delete_several))
+        .routes(routes!(snapshots::create, snapshots::list_of_box))
+        .routes(routes!(snapshots::delete))
+        .routes(routes!(snapshots::restore))
+        .routes(routes!(snapshots::fork))
         .routes(routes!(labels::add))
         .routes(routes!(labels::remove))
         .routes(routes!(exec::exec))

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use boxyard_proto::names::Size;
-use boxyard_proto::{AccountId, BoxId};
+use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use rusqlite::Row;
 
+use super::snapshots::is_ready;
 use super::sql::Sql;
 use super::sqlite::{Db, broken_unique, parsed, unreadable, word};
 use super::{Failure, Store, StoreError, changed};
@@ -20,12 +21,12 @@ const DELETED: &str = "deleted";
 
 const INSERT: Sql = Sql::new(
     "insert into boxes (id, account, name, size, runtime, env, engine, phase, error, total_cpu_ns, last_activity_at,
-        created_at, updated_at, deleted_at, seq)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        created_at, updated_at, deleted_at, seq, from_snapshot)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
 );
 const TAKE_NAME: Sql = Sql::new("insert into box_names (account, name, box_id) values ($1, $2, $3)");
 const FREE_NAME: Sql = Sql::new("delete from box_names where box_id = $1");
-const SET_PHASE: Sql = Sql::new("update boxes set phase = $1, error = $2, updated_at = $3 where id = $4");
+pub(super) const SET_PHASE: Sql = Sql::new("update boxes set phase = $1, error = $2, updated_at = $3 where id = $4");
 const SET_DELETED: Sql = Sql::new("update boxes set deleted_at = $1, env = '{}' where id = $2 and deleted_at is null");
 const FORGET_TOKENS: Sql = Sql::new("delete from ssh_tokens where box_id = $1");
 const TOUCH: Sql = Sql::new("update boxes set updated_at = $1 where id = $2");
@@ -42,7 +43,7 @@ macro_rules! select_boxes {
     ($rest:literal) => {
         Sql::new(concat!(
             "select b.id, b.account, b.name, b.size, b.runtime, b.env, b.engine, b.phase, b.error, b.total_cpu_ns,
-                b.last_activity_at, b.created_at, b.updated_at, b.deleted_at from boxes b ",
+                b.last_activity_at, b.created_at, b.updated_at, b.deleted_at, b.from_snapshot from boxes b ",
             $rest
         ))
     };
@@ -97,16 +98,24 @@ pub struct BoxRow {
     pub updated_at: i64,
     /// When it was deleted, if it was.
     pub deleted_at: Option<i64>,
+    /// The snapshot that its disk started as a copy of; it may be gone.
+    pub from_snapshot: Option<SnapshotId>,
 }
 
 impl Store {
     /// Adds a box with its name and labels.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`], [`StoreError::IdTaken`] (deleted boxes keep their ids), or the database's failures.
+    /// [`StoreError::NameTaken`], [`StoreError::IdTaken`] (deleted boxes keep their ids), [`StoreError::NotFound`] when the account has no
+    /// ready snapshot to make it from, or the database's failures.
     pub async fn insert_box(&self, row: BoxRow) -> Result<(), StoreError> {
         let seq = self.next_seq();
         self.write("adding a box", move |db| {
+            if let Some(from) = &row.from_snapshot
+                && !is_ready(db, &row.account, from)?
+            {
+                return Err(StoreError::NotFound.into());
+            }
             let env = serde_json::to_string(&row.env).map_err(|error| StoreError::broken("adding a box", error))?;
             db.execute(
                 INSERT,
@@ -126,6 +135,7 @@ impl Store {
                     row.updated_at,
                     row.deleted_at,
                     seq,
+                    row.from_snapshot.as_ref().map(SnapshotId::as_str),
                 ],
             )
             .map_err(|error| taken(error, StoreError::IdTaken))?;
@@ -276,7 +286,13 @@ fn box_row(row: &Row<'_>) -> rusqlite::Result<BoxRow> {
         created_at: row.get(11)?,
         updated_at: row.get(12)?,
         deleted_at: row.get(13)?,
+        from_snapshot: snapshot(row, 14)?,
     })
+}
+
+fn snapshot(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<SnapshotId>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
 }
 
 /// Adds the labels: one short look-up for each box, so that a list costs what it shows and not what the account has ever had.

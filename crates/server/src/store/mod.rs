@@ -1,4 +1,4 @@
-//! What outlives the server: accounts, keys, SSH keys and tokens, boxes, runs and logs, in one SQLite database.
+//! What outlives the server: accounts, keys, SSH keys and tokens, boxes, snapshots, runs and logs, in one SQLite database.
 //!
 //! ```text
 //!   callers ──▶ bounded queue ──▶ one writer thread ──▶ several writes, one commit ──▶ answers
@@ -23,6 +23,7 @@ mod logs;
 mod pruning;
 mod readers;
 mod runs;
+mod snapshots;
 mod sql;
 mod sqlite;
 mod ssh_keys;
@@ -35,6 +36,7 @@ pub use keys::{KeyRow, NewKey};
 pub use logs::{LogRow, MESSAGE_MAX, Pruned};
 pub use pruning::PrunedBoxes;
 pub use runs::{RunEnd, RunRow};
+pub use snapshots::{Inherits, Purpose, SnapshotRow, SnapshotState, Which};
 pub use ssh_keys::SshKeyRow;
 pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 

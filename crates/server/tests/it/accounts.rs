@@ -31,6 +31,10 @@ async fn what_belongs_to_others_is_as_unknown_as_what_never_was() {
         (Method::POST, "/v2/box/{id}/runs/{run}/cancel"),
         (Method::GET, "/v2/box/{id}/logs"),
         (Method::GET, "/v2/box/{id}/usage"),
+        (Method::POST, "/v2/box/{id}/snapshots"),
+        (Method::GET, "/v2/box/{id}/snapshots"),
+        (Method::DELETE, "/v2/box/{id}/snapshots/snap_00000000000000000000000000"),
+        (Method::POST, "/v2/box/{id}/fork"),
     ] {
         let body = json!({"command": ["true"], "code": "1", "language": "js", "label": "x"});
         for foreign in [id.as_str(), "mine"] {

@@ -18,6 +18,8 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod snapshots;
+mod snapshots_recovery;
 mod ssh;
 mod ssh_flow;
 mod ssh_forwards;

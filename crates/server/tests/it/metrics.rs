@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::support::{Client, Yard};
@@ -14,6 +14,10 @@ async fn figures_are_on_a_listener_of_their_own() {
     let id = client.new_box().await;
     client.sh(&id, "true").await;
     client.post(&format!("/v2/box/{id}/exec"), json!({"command": []})).await;
+    for _ in 0..2 {
+        client.new_snapshot(&id).await;
+    }
+    client.call(Method::DELETE, &format!("/v2/box/{id}/snapshots/{}", client.new_snapshot(&id).await), None).await;
     let figures = Client::new(yard.metrics_address(), None).get("/metrics").await;
     assert_eq!(figures.status, StatusCode::OK);
     let text = figures.text();
@@ -22,6 +26,8 @@ async fn figures_are_on_a_listener_of_their_own() {
         "boxyard_creates_total{outcome=\"ok\"} 1",
         "boxyard_execs_total{door=\"exec\"} 1",
         "boxyard_execs_running 0",
+        "boxyard_snapshots 2",
+        "boxyard_snapshot_seconds_count 3",
         "boxyard_http_requests_total{method=\"POST\",route=\"/v2/box/{id}/exec\",status=\"200\"} 1",
         "boxyard_http_requests_total{method=\"POST\",route=\"/v2/box/{id}/exec\",status=\"400\"} 1",
     ] {

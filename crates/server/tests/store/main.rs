@@ -5,6 +5,7 @@ mod boxes;
 mod durability;
 mod keys;
 mod runs;
+mod snapshots;
 mod ssh;
 
 use std::collections::BTreeMap;
@@ -68,5 +69,6 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         created_at: 10,
         updated_at: 10,
         deleted_at: None,
+        from_snapshot: None,
     }
 }
