@@ -26,8 +26,8 @@ const STATEMENTS: usize = 128;
 const MIGRATIONS: [Migration; 4] = [
     Migration { version: 1, name: "start", sql: Sql::new(include_str!("sql/0001_start.sql")) },
     Migration { version: 2, name: "ssh", sql: Sql::new(include_str!("sql/0002_ssh.sql")) },
-    Migration { version: 4, name: "snapshots", sql: Sql::new(include_str!("sql/0004_snapshots.sql")) },
-    Migration { version: 5, name: "account", sql: Sql::new(include_str!("sql/0005_account.sql")) },
+    Migration { version: 3, name: "snapshots", sql: Sql::new(include_str!("sql/0003_snapshots.sql")) },
+    Migration { version: 4, name: "account", sql: Sql::new(include_str!("sql/0004_account.sql")) },
 ];
 
 struct Migration {
