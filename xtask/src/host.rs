@@ -31,6 +31,11 @@ enum There {
 /// What running boxes needs.
 pub const SERVER: &[Need] = &[
     Need { package: "nftables", why: "the boxes' firewall rules", there: There::Program(&["nft"]) },
+    Need {
+        package: "btrfs-progs",
+        why: "limits and snapshots of boxes' disks",
+        there: There::Program(&["mkfs.btrfs"]),
+    },
     Need { package: "mmdebstrap", why: "building box images", there: There::Program(&["mmdebstrap", "debootstrap"]) },
     Need {
         package: "debian-archive-keyring",
