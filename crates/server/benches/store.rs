@@ -86,6 +86,10 @@ fn row(account: &AccountId, id: &BoxId) -> BoxRow {
         created_at: 0,
         updated_at: 0,
         deleted_at: None,
+        keep_alive: false,
+        init_command: String::new(),
+        init_due: false,
+        expires_at: None,
     }
 }
 

@@ -57,6 +57,8 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!(config.sizes.of(Size::Large).cpu_millis, 8000);
     assert_eq!(config.storage, Storage { kind: StorageChoice::Auto, pool_size: None });
     assert_eq!(config.logs_keep, Duration::from_hours(7 * 24));
+    assert_eq!(config.idle_pause_after, Some(Duration::from_hours(1)));
+    assert_eq!(config.pause_keep_memory_for, Duration::from_mins(10));
 }
 
 #[test]

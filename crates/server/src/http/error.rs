@@ -127,6 +127,7 @@ impl ApiError {
             Ending::BoxEnded => {
                 Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
             }
+            Ending::Stopped => Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default()))),
             Ending::Unknown | Ending::Left => Some(Self::leaving()),
         }
     }
@@ -185,9 +186,16 @@ impl From<BoxError> for ApiError {
             BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing => StatusCode::NOT_FOUND,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
             BoxError::LabelsFull => StatusCode::BAD_REQUEST,
-            BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
-                StatusCode::CONFLICT
-            }
+            BoxError::NameTaken(_)
+            | BoxError::LabelTaken
+            | BoxError::RunEnded(_)
+            | BoxError::KeptAlive
+            | BoxError::Failed { .. } => StatusCode::CONFLICT,
+            BoxError::Undone { kind, .. } => match kind {
+                ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorKind::NotFound | ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             BoxError::TooMany(_) | BoxError::TooManyRuns(_) => StatusCode::TOO_MANY_REQUESTS,
             BoxError::Busy | BoxError::Leaving | BoxError::Store(StoreError::Busy | StoreError::Closed) => {
                 StatusCode::SERVICE_UNAVAILABLE

@@ -29,8 +29,10 @@ mod logs;
 mod observe;
 mod openapi;
 mod paced;
+mod pause;
 mod runs;
 mod ssh;
+mod startup;
 mod stream;
 
 pub use accept::Door;

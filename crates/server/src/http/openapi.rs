@@ -8,7 +8,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, boxes, code, exec, health, labels, logs, runs, ssh};
+use super::{Http, boxes, code, exec, health, labels, logs, pause, runs, ssh, startup};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -36,6 +36,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(boxes::create, boxes::list, boxes::delete_several))
         .routes(routes!(boxes::show, boxes::delete))
         .routes(routes!(boxes::status))
+        .routes(routes!(pause::pause))
+        .routes(routes!(pause::resume))
+        .routes(routes!(startup::show, startup::set, startup::remove))
         .routes(routes!(labels::add))
         .routes(routes!(labels::remove))
         .routes(routes!(exec::exec))

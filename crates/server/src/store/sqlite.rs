@@ -23,9 +23,10 @@ const WAL_KEPT: i64 = 64 * 1024 * 1024;
 const STATEMENTS: usize = 64;
 
 /// All changes of the schema, in order. A released one is never changed: add another.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "start", sql: Sql::new(include_str!("sql/0001_start.sql")) },
     Migration { version: 2, name: "ssh", sql: Sql::new(include_str!("sql/0002_ssh.sql")) },
+    Migration { version: 3, name: "life", sql: Sql::new(include_str!("sql/0003_life.sql")) },
 ];
 
 struct Migration {

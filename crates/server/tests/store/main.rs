@@ -67,5 +67,9 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         created_at: 10,
         updated_at: 10,
         deleted_at: None,
+        keep_alive: false,
+        init_command: String::new(),
+        init_due: false,
+        expires_at: None,
     }
 }
