@@ -22,6 +22,7 @@ mod image;
 mod key;
 mod list;
 mod output;
+mod pause;
 mod serve;
 mod signals;
 mod ssh;
@@ -59,6 +60,10 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Pause boxes: what runs in them stands still until they are resumed
+    Pause(pause::Pause),
+    /// Resume paused boxes; any work in them does so too
+    Resume(pause::Pause),
     /// Delete boxes
     Delete(delete::Delete),
     /// Log in to a box with this host's ssh, or run a command in it
@@ -98,6 +103,8 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Pause(boxes) => client(boxes.pause()),
+        Command::Resume(boxes) => client(boxes.resume()),
         Command::Delete(delete) => client(delete.run()),
         Command::Ssh(ssh) => client(ssh.run()),
         Command::SshConfig(config) => client(config.run()),

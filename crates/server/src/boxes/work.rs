@@ -191,6 +191,10 @@ impl Work<'_> {
                 () = self.leaving.cancelled() => return Followed::Over(Ending::Left),
                 result = &mut pump => return Followed::Over(match (result, ending) {
                     (Ok(exit), Some((reason, _))) => reason.ending(exit),
+                    // What stops a box kills what is in it, and the news of that may come first.
+                    (Ok(Exit { signal: Some(_), .. }), None) if self.lease.kept().phase().is_stopped() => {
+                        Ending::Stopped
+                    }
                     (Ok(exit), None) => Ending::Exited(exit),
                     (Err(_), Some((reason, _))) => reason.ending(KILLED),
                     (Err(_), None) if self.lease.kept().phase().is_stopped() => Ending::Stopped,

@@ -150,7 +150,7 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
         "/etc/boxyard/boxyard.toml: unknown setting network.rnge; did you mean network.range?"
     );
     assert!(file("[colours]\nfront = 'red'").starts_with(
-        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.max, data_dir, http, images.recipes_dir,"
+        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.max, data_dir, http, idle.pause_after,"
     ));
     assert_eq!(
         file("http = 7070"),
