@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use boxyard_real_tests::{Server, Settings, until};
+use boxyard_real_tests::{Footprint, Server, Settings, until};
 use serde_json::{Value, json};
 
 /// How long what nothing announces may take.
@@ -79,7 +79,7 @@ fn a_paused_box_stands_still_and_goes_on_where_it_was() -> Result<()> {
 /// Clock ticks that all processes of this server's boxes have used so far.
 fn cpu_ticks(server: &Server) -> Result<u64> {
     let mut ticks = 0;
-    for pid in boxyard_real_tests::Footprint::of(server.lane())?.pids {
+    for pid in Footprint::of(server.lane())?.pids {
         // One that ends meanwhile is none of a paused box.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -111,7 +111,8 @@ fn a_stopped_box_keeps_its_disk_and_nothing_else() -> Result<()> {
     pause(&server, &id)?;
     becomes_logged(&server, &id, "Box stopped", 1)?;
     ensure!(status(&server, &id)? == "paused");
-    ensure!(boxyard_real_tests::Footprint::of(server.lane())?.pids.is_empty(), "processes of a stopped box");
+    // The dead are still seen until somebody has reaped them.
+    until("its processes to be gone", SETTLE, || Ok(Footprint::of(server.lane())?.pids.is_empty().then_some(())))?;
     let ended = until("the run to end", SETTLE, || {
         let run = server.run(&id, &run)?;
         Ok((run["status"] != "running").then_some(run))
@@ -145,9 +146,7 @@ fn an_ephemeral_box_is_gone_after_its_time() -> Result<()> {
     ensure!(server.sh(id, "echo works")? == "works");
     until("the box to expire", SETTLE, || Ok((status(&server, id)? == "deleted").then_some(())))?;
     ensure!(server.ids()?.is_empty());
-    until("its processes to end", SETTLE, || {
-        Ok(boxyard_real_tests::Footprint::of(server.lane())?.pids.is_empty().then_some(()))
-    })
+    until("its processes to end", SETTLE, || Ok(Footprint::of(server.lane())?.pids.is_empty().then_some(())))
 }
 
 #[test]
@@ -162,7 +161,7 @@ fn an_init_command_runs_at_each_start_and_not_when_a_box_goes_on() -> Result<()>
 
     // As a restart of the host would: all of the box's processes end while no server runs.
     server.kill()?;
-    for pid in boxyard_real_tests::Footprint::of(server.lane())?.pids {
+    for pid in Footprint::of(server.lane())?.pids {
         let pid = rustix::process::Pid::from_raw(pid).context("no pid")?;
         // PID 1 takes the others with it, so one may be gone when its turn comes.
         let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
