@@ -26,7 +26,7 @@ pub struct Footprint {
     pub interfaces: BTreeSet<String>,
     /// Routes to addresses of the lane, its gateway left out.
     pub routes: BTreeSet<String>,
-    /// Mounts below the lane's data folder, the shared images left out.
+    /// Mounts below the lane's data folder, the shared images and the boxes' pool left out.
     pub mounts: Vec<String>,
     /// Launchers that have not become a box yet.
     pub launchers: Vec<i32>,
@@ -157,8 +157,13 @@ fn routes(lane: &Lane) -> Result<BTreeSet<String>> {
 }
 
 fn mounts(data: &Path) -> Result<Vec<String>> {
-    let (below, images) = (format!("{}/", data.display()), data.join("images").to_string_lossy().into_owned());
+    let below = format!("{}/", data.display());
+    // Both are there for as long as the data folder is.
+    let lasting = ["images", "pool"].map(|name| data.join(name).to_string_lossy().into_owned());
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    Ok(points.filter(|point| point.starts_with(&below) && *point != images).map(str::to_owned).collect())
+    Ok(points
+        .filter(|point| point.starts_with(&below) && !lasting.iter().any(|lasting| lasting == point))
+        .map(str::to_owned)
+        .collect())
 }
