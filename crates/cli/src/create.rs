@@ -7,6 +7,7 @@ use std::time::Duration;
 use boxyard_proto::SnapshotId;
 use boxyard_proto::api::boxes::{BoxData, BoxStatus, CreateBox};
 use boxyard_proto::api::snapshots::RestoreBox;
+use boxyard_server::config::duration;
 use clap::Args;
 use reqwest::Method;
 
@@ -40,6 +41,18 @@ pub(crate) struct Create {
     /// Variable of every process in the box; may be given several times
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Never pause it, and start it again when its host was restarted
+    #[arg(long, conflicts_with = "ephemeral")]
+    keep_alive: bool,
+    /// Command line to run in the background whenever the box is started
+    #[arg(long, value_name = "COMMAND")]
+    init_command: Option<String>,
+    /// Delete it by itself, after three days or --ttl
+    #[arg(long)]
+    ephemeral: bool,
+    /// How long an ephemeral box lives, at most 72h: 90s, 30m, 1h, 2d, or a number of seconds
+    #[arg(long, value_name = "TIME", requires = "ephemeral", value_parser = seconds)]
+    ttl: Option<u64>,
     /// Do not wait for a box whose image has to be built first
     #[arg(long)]
     no_wait: bool,
@@ -67,6 +80,10 @@ impl Create {
                 size: self.size,
                 runtime: self.runtime,
                 env_vars,
+                keep_alive: self.keep_alive.then_some(true),
+                init_command: self.init_command,
+                ephemeral: self.ephemeral.then_some(true),
+                ttl: self.ttl,
             }),
         };
         let made: BoxData = client.call(request).await?;
@@ -98,6 +115,13 @@ async fn wait(client: &Client, made: &BoxData) -> Result<(), Failure> {
                 return Err(Failure::plain(text));
             }
         }
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    match duration(text)? {
+        span if span.subsec_nanos() != 0 => Err("it must be whole seconds".to_owned()),
+        span => Ok(span.as_secs()),
     }
 }
 

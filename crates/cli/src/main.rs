@@ -23,6 +23,7 @@ mod image;
 mod key;
 mod list;
 mod output;
+mod pause;
 mod serve;
 mod signals;
 mod snapshot;
@@ -62,6 +63,10 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Pause boxes: what runs in them stands still until they are resumed
+    Pause(pause::Pause),
+    /// Resume paused boxes; any work in them does so too
+    Resume(pause::Pause),
     /// Delete boxes
     Delete(delete::Delete),
     /// Show what boxes use of memory, disk, CPU and network
@@ -111,6 +116,8 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Pause(boxes) => client(boxes.pause()),
+        Command::Resume(boxes) => client(boxes.resume()),
         Command::Delete(delete) => client(delete.run()),
         Command::Usage(usage) => client(usage.run()),
         Command::Env(env) => client(env.run()),

@@ -60,6 +60,8 @@ struct State {
     calls: Vec<(Call, BoxId)>,
     /// What boxes are said to use.
     usages: HashMap<BoxId, Usage>,
+    /// How often boxes have run out of memory.
+    oom_kills: HashMap<BoxId, u64>,
 }
 
 /// A call of the engine that a test can steer.
@@ -169,6 +171,36 @@ impl FakeEngine {
     /// Says what a box uses from now on.
     pub fn use_up(&self, id: &BoxId, usage: Usage) {
         self.lock().usages.insert(id.clone(), usage);
+    }
+
+    /// Says that the kernel has ended so many processes of a box for want of memory since the box was started.
+    pub fn run_out_of_memory(&self, id: &BoxId, kills: u64) {
+        self.lock().oom_kills.insert(id.clone(), kills);
+    }
+
+    /// Lets a box stand as after the host was restarted: its disk is there and its processes are not.
+    pub fn halt(&self, id: &BoxId) {
+        let Some(found) = self.lock().boxes.get(id).cloned() else { return };
+        self.lock().paused.insert(id.clone(), ObservedState::Stopped);
+        found.ended.cancel();
+        lock(&found.jobs).clear();
+    }
+
+    /// Freezes a box, or lets it go on, behind the server's back.
+    pub fn set_frozen(&self, id: &BoxId, frozen: bool) {
+        let Some(found) = self.lock().boxes.get(id).cloned() else { return };
+        if frozen {
+            self.lock().paused.insert(id.clone(), ObservedState::Frozen);
+        } else {
+            self.lock().paused.remove(id);
+        }
+        found.awake.send_replace(!frozen);
+    }
+
+    /// What there is of a box, if anything.
+    pub fn state(&self, id: &BoxId) -> Option<ObservedState> {
+        let state = self.lock();
+        state.boxes.contains_key(id).then(|| state.paused.get(id).copied().unwrap_or(ObservedState::Running))
     }
 
     /// Makes a box that nobody has a record of.
@@ -404,7 +436,8 @@ impl Engine for FakeEngine {
             return Ok(*usage);
         }
         let pids = u64::try_from(found.running().len()).unwrap_or(u64::MAX).saturating_add(1);
-        Ok(Usage { pids, ..Usage::default() })
+        let oom_kills = self.lock().oom_kills.get(id).copied().unwrap_or_default();
+        Ok(Usage { pids, oom_kills, ..Usage::default() })
     }
 }
 

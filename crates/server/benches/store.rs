@@ -87,6 +87,10 @@ fn row(account: &AccountId, id: &BoxId) -> BoxRow {
         updated_at: 0,
         deleted_at: None,
         from_snapshot: None,
+        keep_alive: false,
+        init_command: String::new(),
+        init_due: false,
+        expires_at: None,
     }
 }
 

@@ -25,7 +25,7 @@ pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use value::{AddressRange, Factor, Secret, duration};
 
 use layers::Layers;
-use value::{Bytes, Cpus, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span};
+use value::{Bytes, Cpus, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
 
 /// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
 pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
@@ -79,6 +79,10 @@ pub struct Config {
     pub limits: Limits,
     /// What boxes of each size may use.
     pub sizes: Sizes,
+    /// How long a box does nothing before it is paused; for ever when missing.
+    pub idle_pause_after: Option<Duration>,
+    /// How long a paused box keeps its processes and their memory.
+    pub pause_keep_memory_for: Duration,
     /// How long entries of box logs are kept.
     pub logs_keep: Duration,
     /// How long the records of ended runs are kept.
@@ -327,6 +331,12 @@ impl Config {
                     4,
                 )?,
             },
+            idle_pause_after: layers
+                .get("idle.pause_after")?
+                .map_or(Some(Duration::from_hours(1)), |SpanOrOff(span)| span),
+            pause_keep_memory_for: layers
+                .get("pause.keep_memory_for")?
+                .map_or(Duration::from_mins(10), |Span(span)| span),
             logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
             runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),

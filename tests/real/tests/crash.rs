@@ -239,10 +239,10 @@ fn told_to_stop_the_server_ends_with_0_and_boxes_go_on() -> Result<()> {
 }
 
 #[test]
-fn a_box_whose_processes_ended_while_the_server_was_away_is_in_error_and_can_be_deleted() -> Result<()> {
+fn a_box_whose_processes_ended_while_the_server_was_away_is_paused_and_keeps_its_disk() -> Result<()> {
     let mut server = Server::start()?;
     let (lost, kept) = (server.create()?, server.create()?);
-    let namespace = server.sh(&lost, "readlink /proc/self/ns/pid")?;
+    let namespace = server.sh(&lost, "echo kept > file; readlink /proc/self/ns/pid")?;
     server.kill()?;
     // PID 1 of the box, found from outside; with it all of the box's processes end.
     for pid in Footprint::of(server.lane())?.pids {
@@ -258,8 +258,9 @@ fn a_box_whose_processes_ended_while_the_server_was_away_is_in_error_and_can_be_
         let status = server.list()?.remove(&lost);
         Ok(status.filter(|status| status != "idle" && status != "creating"))
     })?;
-    ensure!(status == "error", "a box that was lost is {status}");
+    ensure!(status == "paused", "a box whose processes are gone is {status}");
     ensure!(server.sh(&kept, "echo kept")? == "kept");
+    ensure!(server.sh(&lost, "cat file")? == "kept", "its disk is as it was");
     server.delete(&lost)?;
     ensure!(server.ids()? == [kept].into());
     Ok(())

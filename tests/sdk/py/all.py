@@ -4,6 +4,7 @@ import sys
 
 import session
 import sessions.boxes  # noqa: F401
+import sessions.life  # noqa: F401
 import sessions.labels  # noqa: F401
 import sessions.execs  # noqa: F401
 import sessions.streams  # noqa: F401

@@ -169,3 +169,51 @@ fn snapshots_are_made_listed_deleted_and_boxes_made_from_them() {
         ]
     );
 }
+
+#[test]
+fn create_says_how_a_box_is_to_live() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let create = post(move |Json(body): Json<Value>| async move {
+        seen.lock().expect("not poisoned").push(body);
+        Json(row("idle"))
+    });
+    let server = Server::start(Router::new().route("/v2/box", create));
+    let (code, _, err) = run(server.boxyard(&["create", "--ephemeral", "--ttl", "1h"]));
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = run(server.boxyard(&["create", "--keep-alive", "--init-command", "npm start"]));
+    assert_eq!(code, 0, "{err}");
+    let asked = asked.lock().expect("not poisoned").clone();
+    assert_eq!((&asked[0]["ephemeral"], &asked[0]["ttl"]), (&json!(true), &json!(3600)));
+    assert_eq!((&asked[1]["keep_alive"], &asked[1]["init_command"]), (&json!(true), &json!("npm start")));
+    for wrong in [
+        &["create", "--ttl", "1h"][..],
+        &["create", "--ephemeral", "--ttl", "500ms"],
+        &["create", "--ephemeral", "--keep-alive"],
+    ] {
+        assert_eq!(run(server.boxyard(wrong)).0, 64, "{wrong:?}");
+    }
+}
+
+#[test]
+fn pause_and_resume_tell_of_each_box_that_refuses() {
+    let answer = |verb: &'static str| {
+        post(move |Path(id): Path<String>| async move {
+            if id == "alive" {
+                (StatusCode::CONFLICT, Json(json!({"error": format!("a keep-alive box is never {verb}d")})))
+            } else {
+                (StatusCode::OK, Json(json!({"message": format!("Box {verb}d")})))
+            }
+        })
+    };
+    let server = Server::start(
+        Router::new().route("/v2/box/{id}/pause", answer("pause")).route("/v2/box/{id}/resume", answer("resume")),
+    );
+    for verb in ["pause", "resume"] {
+        assert_eq!(run(server.boxyard(&[verb, ID, "my-worker"])).0, 0);
+        let (code, out, err) = run(server.boxyard(&[verb, "alive", ID]));
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(err.contains("alive") && err.contains("never"), "{err}");
+    }
+    assert_eq!(run(server.boxyard(&["pause"])).0, 64);
+}

@@ -278,12 +278,15 @@ impl JobControl {
         write.flush().await.map_err(writing_input)
     }
 
-    /// Ends the job's standard input.
+    /// Ends the job's standard input. Waits as [`input`](Self::input) does: a paused box reads nothing, for as long as it is paused.
     ///
     /// # Errors
     /// The connection is gone.
     pub async fn end_input(&self) -> Result<(), AgentError> {
-        self.send(&wire::header(Kind::In, 0)).await
+        let lost = |source| AgentError::Lost { doing: "ending the input", source: Some(source) };
+        let mut write = self.write.lock().await;
+        write.write_all(&wire::header(Kind::In, 0)).await.map_err(lost)?;
+        write.flush().await.map_err(lost)
     }
 
     /// Sends signal `signal` (its number on Linux) to processes of the job.

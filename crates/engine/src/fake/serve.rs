@@ -22,10 +22,15 @@ static PIDS: AtomicU32 = AtomicU32::new(2);
 pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
     let (read, mut write) = tokio::io::split(stream);
     let mut read = Reader(read);
-    let Some((job, told, input)) = open(home, &mut read, &mut write).await else { return };
+    let Some((job, told, input)) = open(home.clone(), &mut read, &mut write).await else { return };
     let listening = listen(&mut read, &job, input);
     tokio::select! {
-        () = tell(&mut write, told) => {}
+        delivered = tell(&mut write, told) => {
+            // As in a real box: an end that somebody has been told is not kept.
+            if delivered && let Some(home) = home.upgrade() {
+                lock(&home.jobs).retain(|_, kept| !Arc::ptr_eq(kept, &job));
+            }
+        }
         () = listening => {
             if job.on_close != OnClose::Keep {
                 job.kill.cancel();
@@ -128,21 +133,22 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
     Ok((job, told, input))
 }
 
-async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Told>) {
+/// Tells all there is; says whether the end was among it.
+async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Told>) -> bool {
     while let Some(told) = told.recv().await {
         match told {
             Told::Bytes(kind, bytes) => {
                 if send_data(write, kind, &bytes).await.is_none() {
-                    return;
+                    return false;
                 }
             }
             Told::Exit(exit) => {
                 // Either way the connection is over.
-                let _ = send(write, &FromInit::Exit(exit)).await;
-                return;
+                return send(write, &FromInit::Exit(exit)).await.is_some();
             }
         }
     }
+    false
 }
 
 async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sender<Bytes>>) {

@@ -43,7 +43,7 @@ pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
     let used = used.f_blocks.saturating_mul(u64::try_from(used.f_bsize).unwrap_or(1));
     if whole > used.saturating_add(SLACK) {
         let folder = open(at)?;
-        sys::btrfs_fill_device(folder.as_fd()).doing("growing the pool's file system")?;
+        sys::disks::btrfs_fill_device(folder.as_fd()).doing("growing the pool's file system")?;
     }
     room_for_metadata(at)
 }
@@ -51,10 +51,10 @@ pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
 /// Sees to it that metadata has room of its own.
 fn room_for_metadata(at: &Path) -> Result<(), Trouble> {
     let folder = open(at)?;
-    let id = uuid(sys::btrfs_id(folder.as_fd()).doing("examining the pool")?);
+    let id = uuid(sys::disks::btrfs_id(folder.as_fd()).doing("examining the pool")?);
     let text = fs::read_to_string(format!("/sys/fs/btrfs/{id}/allocation/metadata/total_bytes")).unwrap_or_default();
     if text.trim().parse().is_ok_and(|bytes: u64| bytes < METADATA_MIN) {
-        match sys::btrfs_move_metadata(folder.as_fd()) {
+        match sys::disks::btrfs_move_metadata(folder.as_fd()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                 return Err(error).doing("making room for the pool's metadata");
             }
@@ -69,7 +69,7 @@ fn find(image: &Path) -> Result<Option<(PathBuf, fs::File)>, Trouble> {
     let Some(device) = attached(image).doing("looking at the loop devices")? else { return Ok(None) };
     let open = fs::OpenOptions::new().read(true).write(true).open(&device);
     let open = open.doing_with(|| format!("opening {}", device.display()))?;
-    match sys::loop_grow(open.as_fd()) {
+    match sys::disks::loop_grow(open.as_fd()) {
         // Its last user went before it was opened.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
         grown => grown.doing("growing the loop device")?,
@@ -114,10 +114,10 @@ fn attach(image: &Path) -> Result<(PathBuf, fs::File), Trouble> {
     let control =
         options().open("/dev/loop-control").doing("opening /dev/loop-control (is the module 'loop' there?)")?;
     for _ in 0..TRIES {
-        let number = sys::loop_find_free(control.as_fd()).doing("finding a free loop device")?;
+        let number = sys::disks::loop_find_free(control.as_fd()).doing("finding a free loop device")?;
         let device = PathBuf::from(format!("/dev/loop{number}"));
         let open = options().open(&device).doing_with(|| format!("opening {}", device.display()))?;
-        match sys::loop_attach(open.as_fd(), file.as_fd(), &image.to_string_lossy()) {
+        match sys::disks::loop_attach(open.as_fd(), file.as_fd(), &image.to_string_lossy()) {
             Ok(()) => return Ok((device, open)),
             // Somebody was faster.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
@@ -130,16 +130,17 @@ fn attach(image: &Path) -> Result<(PathBuf, fs::File), Trouble> {
 /// Sees to quotas on the file system of `at`.
 pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
     let folder = open(at)?;
-    let id = sys::btrfs_id(folder.as_fd()).doing_with(|| format!("examining the file system of {}", at.display()))?;
+    let id =
+        sys::disks::btrfs_id(folder.as_fd()).doing_with(|| format!("examining the file system of {}", at.display()))?;
     let id = uuid(id);
     let state = |name: &str| {
         let text = fs::read_to_string(format!("/sys/fs/btrfs/{id}/qgroups/{name}")).unwrap_or_default();
         text.trim().to_owned()
     };
     if enable != Quotas::Off && state("enabled") != "1" {
-        let enabled = match sys::btrfs_enable_quotas(folder.as_fd(), enable == Quotas::Simple) {
+        let enabled = match sys::disks::btrfs_enable_quotas(folder.as_fd(), enable == Quotas::Simple) {
             Err(error) if enable == Quotas::Simple && error.raw_os_error() == Some(libc::EINVAL) => {
-                sys::btrfs_enable_quotas(folder.as_fd(), false)
+                sys::disks::btrfs_enable_quotas(folder.as_fd(), false)
             }
             enabled => enabled,
         };
@@ -150,8 +151,8 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
         ("1", _) => Quotas::Full,
         // Kernels before 6.1 do not say; an own subvolume that is counted does.
         ("", _) => {
-            let counted = sys::btrfs_subvolume_id(folder.as_fd())
-                .and_then(|id| sys::btrfs_charged(folder.as_fd(), id))
+            let counted = sys::disks::btrfs_subvolume_id(folder.as_fd())
+                .and_then(|id| sys::disks::btrfs_charged(folder.as_fd(), id))
                 .doing("looking for quotas")?;
             if counted.is_some() { Quotas::Full } else { Quotas::Off }
         }
@@ -165,7 +166,7 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
             _ => {}
         }
         if state("inconsistent") == "1" {
-            match sys::btrfs_count_again(folder.as_fd()) {
+            match sys::disks::btrfs_count_again(folder.as_fd()) {
                 Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                     return Err(error).doing("counting what subvolumes use");
                 }

@@ -37,7 +37,7 @@ impl Made {
     /// The box has started: its limit holds from here on.
     pub fn finish(&self) -> Result<(), Trouble> {
         match self.limit {
-            Some(limit) => sys::btrfs_limit(self.subvolume.as_fd(), limit).doing("limiting the box's disk"),
+            Some(limit) => sys::disks::btrfs_limit(self.subvolume.as_fd(), limit).doing("limiting the box's disk"),
             None => Ok(()),
         }
     }
@@ -52,7 +52,7 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         Some(from) => Some(open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?),
         None => None,
     };
-    let made = match sys::btrfs_make(parent.as_fd(), name, from.as_ref().map(AsFd::as_fd), false, disk.limit) {
+    let made = match sys::disks::btrfs_make(parent.as_fd(), name, from.as_ref().map(AsFd::as_fd), false, disk.limit) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
         made => made.doing_with(doing).map(|()| true)?,
     };
@@ -63,11 +63,11 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     // It may be another limit than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
     let limit = disk.limit.filter(|_| !made || from.is_some());
     if let Some(limit) = limit {
-        let charged = sys::btrfs_subvolume_id(subvolume.as_fd())
-            .and_then(|id| sys::btrfs_charged(subvolume.as_fd(), id))
+        let charged = sys::disks::btrfs_subvolume_id(subvolume.as_fd())
+            .and_then(|id| sys::disks::btrfs_charged(subvolume.as_fd(), id))
             .doing("measuring the box's disk")?;
         let room = charged.unwrap_or_default().saturating_add(START_ROOM);
-        sys::btrfs_limit(subvolume.as_fd(), limit.max(room)).doing("limiting the box's disk")?;
+        sys::disks::btrfs_limit(subvolume.as_fd(), limit.max(room)).doing("limiting the box's disk")?;
     }
     if from.is_some() {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
@@ -94,13 +94,13 @@ pub fn snapshot(subvolume: &Path, into: &Path) -> Result<(), Trouble> {
     let doing = || format!("making the snapshot {}", into.display());
     let source = open(subvolume).doing_with(doing)?;
     let (parent, name) = place(into)?;
-    sys::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)
+    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)
 }
 
 /// Removes a subvolume that may be there.
 pub fn destroy(subvolume: &Path) -> Result<(), Trouble> {
     let (parent, name) = place(subvolume)?;
-    match sys::btrfs_destroy(parent.as_fd(), name) {
+    match sys::disks::btrfs_destroy(parent.as_fd(), name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         destroyed => destroyed.doing_with(|| format!("removing the subvolume {}", subvolume.display())),
     }
@@ -146,7 +146,7 @@ pub fn measure(subvolume: &Path) -> Result<u64, Trouble> {
     let folder = open(subvolume).doing_with(doing)?;
     let (mut total, mut first) = (0_u64, Some(0));
     while let Some(number) = first {
-        let (count, bytes, next) = sys::btrfs_add_up(folder.as_fd(), number).doing_with(doing)?;
+        let (count, bytes, next) = sys::disks::btrfs_add_up(folder.as_fd(), number).doing_with(doing)?;
         total = total.saturating_add(bytes).saturating_add(count.saturating_mul(METADATA_OF_FILE));
         first = next;
     }
@@ -161,7 +161,7 @@ fn size(folder: &OwnedFd, name: &str) -> io::Result<Option<u64>> {
     if fstat(&subvolume)?.st_ino != ROOT {
         return Ok(None);
     }
-    sys::btrfs_charged(subvolume.as_fd(), sys::btrfs_subvolume_id(subvolume.as_fd())?)
+    sys::disks::btrfs_charged(subvolume.as_fd(), sys::disks::btrfs_subvolume_id(subvolume.as_fd())?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AccountId, BoxId};
 use crate::names::Size;
 
+/// Seconds that an ephemeral box lives at most, and when nothing is asked for: three days.
+pub const TTL_MAX: u64 = 259_200;
+/// Bytes of an init command at most.
+pub const INIT_COMMAND_MAX: usize = 64 * 1024;
+
 /// What a box is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -44,6 +49,18 @@ pub struct CreateBox {
     pub runtime: Option<String>,
     /// Variables of every process in the box.
     pub env_vars: Option<BTreeMap<String, String>>,
+    /// Whether it is never paused, and comes back by itself after its host was restarted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<bool>,
+    /// A command line of at most 64 KiB that is run in the background, as boxuser in `/workspace/home`, whenever the box is started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_command: Option<String>,
+    /// Whether it is deleted by itself after `ttl` seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// Seconds that an ephemeral box lives, 1 to 259200; 259200 when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
 }
 
 /// A box, as every box endpoint returns it.
@@ -67,8 +84,14 @@ pub struct BoxData {
     pub runtime: String,
     /// What it is doing.
     pub status: BoxStatus,
-    /// Whether it is never paused by itself.
+    /// Whether it is never paused.
     pub keep_alive: bool,
+    /// Whether it is deleted by itself; only ephemeral boxes have this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// When it is deleted by itself; only ephemeral boxes have this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
     /// Skills of its agent; none as yet.
     pub enabled_skills: Vec<String>,
     /// Tokens that its agent runs have read.
@@ -125,6 +148,15 @@ pub struct DeletedBoxes {
 pub struct StatusBody {
     /// What the box is doing.
     pub status: BoxStatus,
+}
+
+/// A box's init command: body of `PUT /v2/box/{id}/startup` and answer of all calls to that path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct Startup {
+    /// The command line; empty when there is none.
+    pub init_command: Option<String>,
 }
 
 /// Answer of calls that have nothing to tell.

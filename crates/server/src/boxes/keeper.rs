@@ -14,9 +14,10 @@
 //! refuses a phase that follows from what the engine did: the keeper tries until it succeeds, because the deed cannot be taken back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ErrorKind};
+use boxyard_engine::{EngineError, ErrorKind, Resumed};
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,10 +25,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::Place;
+use super::clock::{self, Clock, Due};
 use super::kept::{Failure, Kept, LabelChange, Message, Shared};
-use super::lifecycle::{self, Asked, Deed, Phase, Refused, Report, Wanted};
+use super::lifecycle::{self, Asked, Asleep, Deed, Phase, Refused, Report, Wanted};
 use super::snapshots::Saving;
-use super::{BoxError, Yard, chain, now_ms};
+use super::{BoxError, Yard, chain, now_ms, startup};
 use crate::metrics::Outcome;
 use crate::store::{LogRow, StoreError};
 
@@ -37,6 +39,8 @@ const CREATE_DEADLINE: Duration = Duration::from_secs(3600);
 const SAVE_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long any other call of the engine may take.
 const DEED_DEADLINE: Duration = Duration::from_secs(300);
+/// How long the engine may take to say whether a box is there.
+const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 /// Why a box failed that the engine does not have.
 const GONE: &str = "the box is no longer there";
 /// The longest wait before a failed removal, or a failed write, is tried again.
@@ -47,17 +51,44 @@ pub(super) struct Keeper {
     yard: Arc<Yard>,
     shared: Arc<Shared>,
     mailbox: mpsc::Receiver<Message>,
-    deed: Option<AbortOnDropHandle<Result<(), EngineError>>>,
+    deed: Option<AbortOnDropHandle<Result<Done, EngineError>>>,
     /// Calls of the engine that have failed so far, in this phase.
     failures: u32,
     /// What the next save is for.
     saving: Option<Saving>,
     /// When the deed began, earlier attempts included.
     began: Instant,
+    clock: Clock,
+    /// Leases that had ended when the box was last found at work.
+    ended: u64,
+    /// Whether the init command has yet to be run, when the box takes work next.
+    init_due: bool,
+    /// Follows the init command, if there was one since this server began.
+    startup: Option<AbortOnDropHandle<()>>,
     /// The box's place among those that may exist; given back with the box.
     place: Place,
     /// The box's memory was taken for its being resumed now, and goes back if that fails.
     woken: bool,
+}
+
+/// What came of a deed that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// What was to come of it.
+    Plainly,
+    /// A box was to go on and had to be started anew.
+    Started,
+}
+
+/// What a keeper must know of its box beside what others see.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    /// How long the box has been as it is.
+    pub(super) lasted: Duration,
+    /// How long it has left to live, if it is ephemeral.
+    pub(super) left: Option<Duration>,
+    /// Whether its init command has yet to be run.
+    pub(super) init_due: bool,
 }
 
 impl Keeper {
@@ -67,21 +98,13 @@ impl Keeper {
         yard: &Arc<Yard>,
         shared: Arc<Shared>,
         mailbox: mpsc::Receiver<Message>,
-        place: Place,
-        turn: Option<Arc<Semaphore>>,
-    ) {
-        Self::start_saving(yard, shared, mailbox, place, turn, None);
-    }
-
-    /// The same for a box that an earlier server was saving.
-    pub(super) fn start_saving(
-        yard: &Arc<Yard>,
-        shared: Arc<Shared>,
-        mailbox: mpsc::Receiver<Message>,
+        before: Before,
         place: Place,
         turn: Option<Arc<Semaphore>>,
         saving: Option<Saving>,
     ) {
+        let now = Instant::now();
+        let pause_after = yard.pause_after.filter(|_| !shared.fixed.keep_alive);
         let mut keeper = Self {
             yard: Arc::clone(yard),
             shared,
@@ -89,17 +112,25 @@ impl Keeper {
             deed: None,
             failures: 0,
             saving,
-            began: Instant::now(),
+            began: now,
+            clock: Clock::new(now, pause_after, yard.keep_memory_for, before.lasted, before.left),
+            ended: 0,
+            init_due: before.init_due,
+            startup: None,
             place,
             woken: false,
         };
         keeper.begin_deed(turn);
+        if keeper.phase() == Phase::Ready {
+            keeper.begin_startup();
+        }
         yard.tasks.spawn(keeper.keep());
     }
 
     async fn keep(mut self) {
         let leaving = self.yard.leaving.clone();
         loop {
+            let next = self.clock.next(self.phase(), self.shared.gate.leases() > 0);
             tokio::select! {
                 () = leaving.cancelled() => break,
                 result = ended(&mut self.deed) => {
@@ -110,7 +141,11 @@ impl Keeper {
                     Some(message) => self.take(message).await,
                     None => break,
                 },
-                () = self.shared.activity_changed.notified() => self.store_activity().await,
+                () = self.shared.activity_changed.notified() => {
+                    self.has_worked();
+                    self.store_activity().await;
+                }
+                due = clock::wait(next) => self.come(due).await,
             }
             if self.phase() == Phase::Deleted {
                 self.yard.registry.remove(&self.shared.fixed);
@@ -118,6 +153,41 @@ impl Keeper {
             }
         }
         self.store_activity().await;
+    }
+
+    /// Notes that the box begins to be idle now if something has worked in it; says whether something has.
+    fn has_worked(&mut self) -> bool {
+        let ended = self.shared.ended.load(Ordering::Acquire);
+        let worked = ended != self.ended;
+        if worked {
+            self.ended = ended;
+            self.clock.idle_since = Instant::now();
+        }
+        worked
+    }
+
+    /// Does by itself what is due.
+    async fn come(&mut self, due: Due) {
+        let wanted = match due {
+            Due::Pause => {
+                // Between the last look and this one somebody may have come. Once the gate is closed, nobody does.
+                if self.has_worked() || !self.shared.gate.close_if_unused() {
+                    return;
+                }
+                Wanted::Pause
+            }
+            Due::Stop => Wanted::Stop,
+            Due::Delete => Wanted::Delete,
+        };
+        match self.want(wanted).await {
+            Ok(()) if due == Due::Delete => self.log(LogLevel::Info, "Box has expired"),
+            Ok(()) if due == Due::Pause => self.log(LogLevel::Info, "Box is paused: nothing worked in it for a while"),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(box_id = %self.shared.fixed.id, ?due, error = chain(&error), "what was due was not done");
+                self.clock.failed(Instant::now());
+            }
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -128,6 +198,9 @@ impl Keeper {
         match message {
             Message::Want(wanted, reply) => {
                 let answer = self.want(wanted).await;
+                if answer.is_ok() {
+                    self.clock.succeeded();
+                }
                 // Whoever asked may have left; the deed goes on all the same.
                 let _ = reply.send(answer);
             }
@@ -141,8 +214,12 @@ impl Keeper {
                 let answer = self.label(change).await;
                 let _ = reply.send(answer);
             }
+            Message::Init(command, reply) => {
+                let answer = self.set_init(command).await;
+                let _ = reply.send(answer);
+            }
             Message::Gone => {
-                if self.deed.is_none() {
+                if self.phase() == Phase::Ready && self.is_gone().await {
                     self.hear(Report::Gone, Some(Failure { kind: ErrorKind::NotFound, text: GONE.into() })).await;
                 }
             }
@@ -151,6 +228,9 @@ impl Keeper {
 
     async fn want(&mut self, wanted: Wanted) -> Result<(), BoxError> {
         let phase = self.phase();
+        if wanted == Wanted::Pause && self.shared.fixed.keep_alive {
+            return Err(BoxError::KeptAlive);
+        }
         let (next, _) = match lifecycle::ask(phase, wanted) {
             Ok(Asked::Already) => return Ok(()),
             Ok(Asked::Go(next, deed)) => (next, deed),
@@ -158,7 +238,7 @@ impl Keeper {
             Err(Refused::Failed) => return Err(self.shared.failure().unwrap_or(BoxError::Busy)),
             Err(Refused::Gone) => return Err(BoxError::NotFound),
         };
-        if next == Phase::Resuming {
+        if matches!(next, Phase::Resuming { .. }) {
             // A stopped box gave its memory back, and others may have it now.
             self.woken = self.place.wake().await?;
         }
@@ -180,6 +260,7 @@ impl Keeper {
         }
         if next.is_gone() {
             self.log(LogLevel::Info, "Box is being deleted");
+            self.startup = None;
         }
         self.publish(next, None);
         self.failures = 0;
@@ -203,14 +284,73 @@ impl Keeper {
         Ok(labels)
     }
 
-    async fn hear_of_deed(&mut self, result: Result<(), EngineError>) {
-        let id = &self.shared.fixed.id;
+    /// Whether the engine does not have a box that takes work. Whoever says so may have come too late for a box that was stopped.
+    async fn is_gone(&self) -> bool {
+        let connected = timeout(LOOK_DEADLINE, self.yard.engine.connect(&self.shared.fixed.id)).await;
+        matches!(connected, Ok(Err(error)) if error.kind == ErrorKind::NotFound)
+    }
+
+    /// Changes the init command. What a box that sleeps is given is run when it wakes; any other runs when the box is next started.
+    async fn set_init(&mut self, command: String) -> Result<(), BoxError> {
+        let phase = self.phase();
+        if phase.is_gone() {
+            return Err(BoxError::NotFound);
+        }
+        let due = !command.is_empty() && (!phase.is_awake() || self.init_due);
+        let at = now_ms();
+        self.yard.store.set_init(self.shared.fixed.id.clone(), command.clone(), due, at).await?;
+        self.init_due = due;
+        self.shared.state.send_modify(|state| {
+            state.init_command = command.into();
+            state.updated_at = at;
+        });
+        Ok(())
+    }
+
+    /// Runs the init command if that is due, or follows the one that an earlier server has started.
+    fn begin_startup(&mut self) {
+        let (yard, shared) = (Arc::clone(&self.yard), Arc::clone(&self.shared));
+        if shared.state.borrow().init_command.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.init_due) {
+            // The one before, if it is there, is left to itself.
+            self.startup = Some(AbortOnDropHandle::new(tokio::spawn(startup::begin(yard, shared))));
+        } else if self.startup.is_none() {
+            self.startup = Some(AbortOnDropHandle::new(tokio::spawn(startup::attach(yard, shared))));
+        }
+    }
+
+    /// Notes that the box's processes have been started anew.
+    async fn has_started(&mut self) {
+        self.shared.oom_kills.store(0, Ordering::Release);
+        if self.shared.state.borrow().init_command.is_empty() {
+            return;
+        }
+        self.init_due = true;
+        let id = self.shared.fixed.id.clone();
+        if let Err(error) = self.yard.store.set_init_due(id.clone(), true).await {
+            tracing::error!(box_id = %id, error = chain(&error), "that an init command is due could not be stored");
+        }
+    }
+
+    async fn hear_of_deed(&mut self, result: Result<Done, EngineError>) {
         match result {
-            Ok(()) => self.hear(Report::Done, None).await,
+            Ok(done) => {
+                if done == Done::Started {
+                    self.has_started().await;
+                }
+                self.hear(Report::Done, None).await;
+            }
             Err(error) => {
+                let id = &self.shared.fixed.id;
                 let report = match (self.phase(), error.kind) {
                     (
-                        Phase::Deleting | Phase::Pausing | Phase::Resuming | Phase::Saving { .. },
+                        Phase::Deleting
+                        | Phase::Pausing
+                        | Phase::Stopping
+                        | Phase::Resuming { .. }
+                        | Phase::Saving { .. },
                         ErrorKind::NotFound,
                     ) => Report::Gone,
                     _ => Report::Failed,
@@ -227,14 +367,21 @@ impl Keeper {
         let phase = self.phase();
         let next = lifecycle::hear(phase, report);
         if next != phase {
+            let setback = match (report, phase.deed(), &why) {
+                (Report::Failed, Some(deed), Some(why)) => Some((deed, why.clone())),
+                _ => None,
+            };
             let failure = if next == Phase::Failed { why } else { None };
             self.shared.gate.close();
             let text = failure.as_ref().map(|failure| failure.text.to_string());
             if !self.store_phase_surely(next, text.clone()).await {
                 return;
             }
-            if (phase, next) == (Phase::Resuming, Phase::Paused) {
-                self.doze();
+            match (phase, next) {
+                (Phase::Resuming { .. }, Phase::Paused | Phase::Stopped) => self.doze(),
+                (Phase::Resuming { .. }, Phase::Ready) => self.woken = false,
+                (_, Phase::Stopped) => self.place.sleep(),
+                _ => {}
             }
             let metrics = &self.yard.metrics;
             let text = text.unwrap_or_default();
@@ -254,9 +401,33 @@ impl Keeper {
                     metrics.delete_seconds.observe(self.began.elapsed().as_secs_f64());
                     self.log(LogLevel::Info, "Box deleted");
                 }
+                (Phase::Pausing, Phase::Paused) => self.log(LogLevel::Info, "Box paused"),
+                (Phase::Stopping, Phase::Stopped) => {
+                    self.log(LogLevel::Info, "Box stopped: its processes have ended, its disk is kept");
+                }
+                (Phase::Resuming { from: Asleep::Paused }, Phase::Ready) => self.log(LogLevel::Info, "Box resumed"),
+                (Phase::Resuming { from: Asleep::Stopped }, Phase::Ready) => {
+                    self.log(LogLevel::Info, "Box resumed: started anew with its disk");
+                }
                 _ => {}
             }
-            self.publish(next, failure);
+            if let Some((deed, Failure { text, .. })) = &setback {
+                self.log(LogLevel::Error, &format!("Box could not be {}: {text}", deed.done_to()));
+            }
+            if report == Report::Failed {
+                self.clock.failed(Instant::now());
+            } else {
+                self.clock.succeeded();
+            }
+            self.publish_with(next, failure, setback);
+            if next == Phase::Ready {
+                self.clock.idle_since = Instant::now();
+                self.begin_startup();
+            } else if next == Phase::Stopped || next == Phase::Failed {
+                self.startup = None;
+            } else if phase == Phase::Pausing {
+                self.clock.paused_since = Instant::now();
+            }
         } else if phase == Phase::Deleting {
             self.yard.metrics.deletes.get_or_create(&Outcome::FAILED).inc();
         }
@@ -277,6 +448,11 @@ impl Keeper {
 
     /// Makes a phase that is in the store known, and opens the gate if it takes work.
     fn publish(&self, phase: Phase, failure: Option<Failure>) {
+        self.publish_with(phase, failure, None);
+    }
+
+    /// The same, with what has failed if something has.
+    fn publish_with(&self, phase: Phase, failure: Option<Failure>, setback: Option<(Deed, Failure)>) {
         if phase.is_gone() {
             self.yard.registry.free_name(&self.shared.fixed);
         }
@@ -293,6 +469,7 @@ impl Keeper {
             }
             state.phase = phase;
             state.failure = failure;
+            state.setback = setback;
         });
         if phase.is_gone() || phase == Phase::Failed {
             self.shared.over.cancel();
@@ -336,7 +513,7 @@ impl Keeper {
 
     fn begin_deed(&mut self, turn: Option<Arc<Semaphore>>) {
         let Some(deed) = self.phase().deed() else { return };
-        let (engine, fixed) = (Arc::clone(&self.yard.engine), Arc::clone(&self.shared.fixed));
+        let (engine, shared) = (Arc::clone(&self.yard.engine), Arc::clone(&self.shared));
         let (yard, saving) = (Arc::clone(&self.yard), self.saving.take());
         let wait = (deed == Deed::Remove && self.failures > 0).then(|| backoff(self.failures));
         let task = async move {
@@ -347,20 +524,29 @@ impl Keeper {
                 Some(turn) => turn.acquire_owned().await.ok(),
                 None => None,
             };
-            let id = &fixed.id;
+            let id = &shared.fixed.id;
             let call = async {
+                let done = |()| Done::Plainly;
                 match deed {
-                    Deed::Create => engine.create(&fixed.spec).await,
-                    Deed::Remove => engine.remove(id).await,
-                    Deed::Pause => engine.pause(id).await,
-                    Deed::Resume => engine.resume(id).await.map(drop),
-                    Deed::Save => yard.save(id, saving).await,
+                    Deed::Create => engine.create(&shared.fixed.spec).await.map(done),
+                    Deed::Remove => engine.remove(id).await.map(done),
+                    Deed::Pause => {
+                        // What is just being started there is started first.
+                        let _none_starts = shared.starts.write().await;
+                        engine.pause(id).await.map(done)
+                    }
+                    Deed::Stop => engine.stop(id).await.map(done),
+                    Deed::Resume => engine.resume(id).await.map(|resumed| match resumed {
+                        Resumed::Thawed => Done::Plainly,
+                        Resumed::Started => Done::Started,
+                    }),
+                    Deed::Save => yard.save(id, saving).await.map(done),
                 }
             };
             let deadline = match deed {
                 Deed::Create => CREATE_DEADLINE,
                 Deed::Save => SAVE_DEADLINE,
-                Deed::Pause | Deed::Resume | Deed::Remove => DEED_DEADLINE,
+                Deed::Pause | Deed::Stop | Deed::Resume | Deed::Remove => DEED_DEADLINE,
             };
             timeout(deadline, call).await.unwrap_or_else(|_| Err(overdue(deed, id)))
         };
@@ -373,6 +559,7 @@ fn overdue(deed: Deed, id: &BoxId) -> EngineError {
         Deed::Create => "making the box in time",
         Deed::Remove => "removing the box in time",
         Deed::Pause => "pausing the box in time",
+        Deed::Stop => "stopping the box in time",
         Deed::Resume => "resuming the box in time",
         Deed::Save => "saving the box in time",
     };
@@ -380,7 +567,7 @@ fn overdue(deed: Deed, id: &BoxId) -> EngineError {
 }
 
 /// Waits for a deed; for ever when there is none.
-async fn ended(deed: &mut Option<AbortOnDropHandle<Result<(), EngineError>>>) -> Result<(), EngineError> {
+async fn ended(deed: &mut Option<AbortOnDropHandle<Result<Done, EngineError>>>) -> Result<Done, EngineError> {
     match deed {
         Some(task) => task.await.unwrap_or_else(|error| Err(EngineError::broken("calling the engine", error))),
         None => std::future::pending().await,
@@ -405,134 +592,4 @@ pub(super) async fn request<T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::path::Path;
-
-    use boxyard_engine::fake::{Call, FakeEngine};
-    use boxyard_proto::AccountId;
-    use boxyard_proto::api::snapshots::SnapshotStatus;
-    use tempfile::TempDir;
-
-    use super::super::{Boxes, NewBox};
-    use super::*;
-    use crate::config::{Config, Flags};
-    use crate::metrics::Metrics;
-    use crate::store::{Account, Store, StoreOptions};
-
-    struct World {
-        _folder: TempDir,
-        engine: Arc<FakeEngine>,
-        store: Store,
-        boxes: Boxes,
-        account: AccountId,
-    }
-
-    impl World {
-        async fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            let store =
-                Store::open(&folder.path().join("test.db"), StoreOptions::default()).await.expect("open a store");
-            let account = AccountId::from_entropy(1);
-            let row = Account { id: account.clone(), name: "default".into(), created_at: 1 };
-            store.insert_account(row).await.expect("add the account");
-            let nothing = BTreeMap::new();
-            let config = Config::load(&Flags::default(), &nothing, &BTreeMap::new(), Path::new("/bin/boxyard"));
-            let config = config.expect("the default configuration");
-            let engine = FakeEngine::new();
-            let metrics = Arc::new(Metrics::new(store.clone()));
-            let boxes = Boxes::new(&config, Arc::clone(&engine) as _, store.clone(), metrics);
-            Self { _folder: folder, engine, store, boxes, account }
-        }
-
-        async fn ready_box(&self) -> Kept {
-            let new = NewBox::check(None, Vec::new(), None, None, BTreeMap::new()).expect("all defaults");
-            let kept = self.boxes.create(&self.account, new).await.expect("create");
-            kept.made(Duration::from_secs(20)).await;
-            assert_eq!(kept.phase(), Phase::Ready);
-            kept
-        }
-    }
-
-    #[tokio::test]
-    async fn an_engine_that_cannot_pause_leaves_the_box_ready() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        let held = kept.lease().await.expect("a lease");
-        kept.want(Wanted::Pause).await.expect("the request is taken");
-        // Work that comes meanwhile waits until it is decided.
-        let lease = kept.lease().await.expect("a lease");
-        assert_eq!(kept.phase(), Phase::Ready);
-        assert!(!held.over().is_cancelled() && !lease.over().is_cancelled());
-    }
-
-    #[tokio::test]
-    async fn a_phase_that_cannot_be_stored_is_not_entered() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        let lease = kept.lease().await.expect("a lease");
-        world.store.close().await;
-        assert!(matches!(kept.want(Wanted::Delete).await, Err(BoxError::Store(StoreError::Closed))));
-        assert_eq!(kept.phase(), Phase::Ready);
-        assert!(!lease.over().is_cancelled());
-        kept.lease().await.expect("the gate is open again");
-        assert_eq!(world.engine.calls(Call::Remove, kept.id()), 0, "store first, act second");
-    }
-
-    #[tokio::test]
-    async fn no_lease_is_given_once_deletion_has_begun() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        let lease = kept.lease().await.expect("a lease");
-        world.engine.hold(Call::Remove, Some("removal"));
-        kept.want(Wanted::Delete).await.expect("delete");
-        assert!(lease.over().is_cancelled());
-        assert!(matches!(kept.lease().await, Err(BoxError::NotFound)));
-        assert!(matches!(world.boxes.find(&world.account, kept.id().as_str()), Err(BoxError::NotFound)));
-        kept.want(Wanted::Delete).await.expect("asking again changes nothing");
-        world.engine.came_to("removal", 1).await;
-        assert_eq!(world.engine.calls(Call::Remove, kept.id()), 1);
-    }
-
-    #[tokio::test]
-    async fn a_failed_removal_is_tried_again() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        world.engine.fail_next(Call::Remove, ErrorKind::Broken);
-        let mut states = kept.shared.state.subscribe();
-        kept.want(Wanted::Delete).await.expect("delete");
-        states.wait_for(|state| state.phase == Phase::Deleted).await.expect("the keeper goes on");
-        assert_eq!(world.engine.calls(Call::Remove, kept.id()), 2);
-        assert!(world.engine.ids().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_paused_box_is_saved_and_stays_paused() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        kept.want(Wanted::Pause).await.expect("pause");
-        // Asked for while the box is being paused: its turn comes after that.
-        let made = world.boxes.snapshot(&kept, None, Duration::from_secs(20)).await.expect("a snapshot");
-        assert_eq!((made.status, kept.phase()), (SnapshotStatus::Ready, Phase::Paused));
-        assert_eq!(world.engine.calls(Call::Resume, kept.id()), 0);
-    }
-
-    #[tokio::test]
-    async fn what_is_wanted_of_a_box_that_is_being_saved_waits_or_is_told_so() {
-        let world = World::new().await;
-        let kept = world.ready_box().await;
-        world.engine.hold(Call::Save, Some("save"));
-        let held = kept.lease().await.expect("a lease");
-        let saving = tokio::spawn({
-            let (boxes, kept) = (world.boxes.clone(), kept.clone());
-            async move { boxes.snapshot(&kept, None, Duration::from_secs(20)).await }
-        });
-        world.engine.came_to("save", 1).await;
-        assert!(matches!(kept.want(Wanted::Pause).await, Err(BoxError::Busy)));
-        assert!(kept.lease_now().is_none() && !held.over().is_cancelled());
-        world.engine.open("save");
-        saving.await.expect("no panic").expect("a snapshot");
-        assert!(kept.lease_now().is_some(), "who is told of the snapshot can go on at once");
-        kept.want(Wanted::Pause).await.expect("pause");
-    }
-}
+mod tests;

@@ -8,12 +8,13 @@ use boxyard_engine::{BoxSpec, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::names::{LABELS_MAX, Size};
 use boxyard_proto::{AccountId, BoxId};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Entered, Gate, LEASES_MAX};
 use super::keeper::request;
-use super::lifecycle::{self, Asked, Phase, Refused, Resting, Wanted};
+use super::lifecycle::{self, Asked, Asleep, Deed, Phase, Refused, Resting, Wanted};
 use super::snapshots::Saving;
 use super::{BoxError, now_ms};
 use crate::store::BoxRow;
@@ -22,8 +23,6 @@ use crate::store::BoxRow;
 const READY_DEADLINE: Duration = Duration::from_secs(300);
 /// Requests to one box's keeper that may wait.
 const MAILBOX: usize = 64;
-/// Leases of one box at most: fewer than the connections that `boxyard-init` takes at once (512), some of which end runs.
-const LEASES_MAX: u64 = 480;
 
 /// CPU time of one box at most, in nanoseconds: 73 years of it.
 const CPU_NS_MAX: i64 = 1 << 61;
@@ -50,6 +49,12 @@ pub(super) struct Shared {
     pub(super) over: CancellationToken,
     /// Asks the keeper to store what [`Shared::take_unstored_activity`] gives.
     pub(super) activity_changed: Notify,
+    /// Held by whoever starts something in the box, and by the deed that freezes it: so nothing is frozen half started.
+    pub(super) starts: RwLock<()>,
+    /// Leases that have ended so far.
+    pub(super) ended: AtomicU64,
+    /// How many processes the kernel was known to have ended for want of memory.
+    pub(super) oom_kills: AtomicU64,
     activity_unstored: AtomicBool,
     cpu_ns_unstored: AtomicI64,
     total_cpu_ns: AtomicI64,
@@ -68,6 +73,10 @@ pub(super) struct Fixed {
     /// Orders boxes that were made in the same millisecond.
     pub(super) place: u64,
     pub(super) spec: BoxSpec,
+    /// Whether it is never paused.
+    pub(super) keep_alive: bool,
+    /// When it is deleted, if it is ephemeral.
+    pub(super) expires_at: Option<i64>,
 }
 
 /// What changes about a box, as last published by its keeper.
@@ -75,7 +84,11 @@ pub(super) struct Fixed {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) failure: Option<Failure>,
+    /// Which deed failed last and why, until another is done.
+    pub(super) setback: Option<(Deed, Failure)>,
     pub(super) labels: Arc<[String]>,
+    /// What runs whenever it is started; empty when nothing does.
+    pub(super) init_command: Arc<str>,
     pub(super) updated_at: i64,
 }
 
@@ -91,6 +104,7 @@ pub(super) enum Message {
     /// As [`Wanted::Save`], into this snapshot.
     Save(Saving, oneshot::Sender<Result<(), BoxError>>),
     Label(LabelChange, oneshot::Sender<Result<Vec<String>, BoxError>>),
+    Init(String, oneshot::Sender<Result<(), BoxError>>),
     /// Somebody found that the engine does not have the box.
     Gone,
 }
@@ -111,45 +125,6 @@ impl LabelChange {
             Self::Remove(label) => Ok(labels.iter().filter(|kept| **kept != label).cloned().collect()),
         }
     }
-}
-
-/// Counts leases, and gives none while it is closed. One number: the highest bit says open, the others count.
-pub(super) struct Gate(AtomicU64);
-
-const OPEN: u64 = 1 << 63;
-
-impl Gate {
-    pub(super) fn open(&self) {
-        self.0.fetch_or(OPEN, Ordering::AcqRel);
-    }
-
-    pub(super) fn close(&self) {
-        self.0.fetch_and(!OPEN, Ordering::AcqRel);
-    }
-
-    fn enter(&self) -> Entered {
-        let enter = |value: u64| (value & OPEN != 0 && value & !OPEN < LEASES_MAX).then(|| value + 1);
-        match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter) {
-            Ok(_) => Entered::Yes,
-            Err(value) if value & OPEN != 0 => Entered::Full,
-            Err(_) => Entered::Closed,
-        }
-    }
-
-    /// Says whether this was the last lease.
-    fn leave(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::AcqRel) & !OPEN == 1
-    }
-
-    fn leases(&self) -> u64 {
-        self.0.load(Ordering::Acquire) & !OPEN
-    }
-}
-
-enum Entered {
-    Yes,
-    Full,
-    Closed,
 }
 
 /// Permission to work in a ready box. While one lives the box is `running`; when the last is dropped its idle time begins.
@@ -176,15 +151,7 @@ impl Lease {
 
     /// Counts CPU time that the work took. The box itself says how much, so the sum stops at a number that all storage can hold.
     pub fn worked(&self, cpu_ns: i64) {
-        let shared = &self.kept.shared;
-        let mut counted = 0;
-        let add = |total: i64| {
-            counted = cpu_ns.clamp(0, (CPU_NS_MAX - total).max(0));
-            Some(total + counted)
-        };
-        if shared.total_cpu_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok() {
-            shared.cpu_ns_unstored.fetch_add(counted, Ordering::Relaxed);
-        }
+        self.kept.shared.worked(cpu_ns);
     }
 }
 
@@ -193,12 +160,48 @@ impl Drop for Lease {
         let shared = &self.kept.shared;
         shared.last_activity_at.fetch_max(now_ms(), Ordering::Relaxed);
         shared.activity_unstored.store(true, Ordering::Release);
+        shared.ended.fetch_add(1, Ordering::Release);
         shared.gate.leave();
         shared.activity_changed.notify_one();
     }
 }
 
 impl Shared {
+    /// See [`Lease::worked`].
+    pub(super) fn worked(&self, cpu_ns: i64) {
+        let mut counted = 0;
+        let add = |total: i64| {
+            counted = cpu_ns.clamp(0, (CPU_NS_MAX - total).max(0));
+            Some(total + counted)
+        };
+        if self.total_cpu_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok() {
+            self.cpu_ns_unstored.fetch_add(counted, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until programs in the box run. While what it returns is held, the box is not frozen: to be held for as long as it takes to
+    /// start something there, and no longer.
+    pub(super) async fn awake(&self) -> RwLockReadGuard<'_, ()> {
+        loop {
+            if !self.state.borrow().phase.is_awake() {
+                // The sender lives as long as `self`.
+                let _ = self.state.subscribe().wait_for(|state| state.phase.is_awake()).await;
+            }
+            let held = self.starts.read().await;
+            if self.state.borrow().phase.is_awake() {
+                return held;
+            }
+        }
+    }
+
+    /// Waits until what ran in the box when it was paused goes on, and says whether it does: otherwise it has ended.
+    pub(super) async fn goes_on(&self) -> bool {
+        let decided =
+            |phase: Phase| phase.is_awake() || phase.is_stopped() || phase.is_gone() || phase == Phase::Failed;
+        let phase = self.state.subscribe().wait_for(|state| decided(state.phase)).await.map(|state| state.phase);
+        phase.is_ok_and(Phase::is_awake)
+    }
+
     pub(super) fn failure(&self) -> Option<BoxError> {
         let state = self.state.borrow();
         let failed = || match &state.failure {
@@ -229,15 +232,19 @@ impl Kept {
             created_at: row.created_at,
             place,
             spec,
+            keep_alive: row.keep_alive,
+            expires_at: row.expires_at,
         };
         let failure = |text: &String| Failure { kind: ErrorKind::Broken, text: text.as_str().into() };
         let state = State {
             phase,
             failure: row.error.as_ref().map(failure),
+            setback: None,
             labels: row.labels.clone().into(),
+            init_command: row.init_command.as_str().into(),
             updated_at: row.updated_at,
         };
-        let gate = Gate(AtomicU64::new(if phase == Phase::Ready { OPEN } else { 0 }));
+        let gate = Gate::new(phase == Phase::Ready);
         let over = CancellationToken::new();
         if phase.is_gone() || phase == Phase::Failed {
             over.cancel();
@@ -248,6 +255,9 @@ impl Kept {
             gate,
             over,
             activity_changed: Notify::new(),
+            starts: RwLock::new(()),
+            ended: AtomicU64::new(0),
+            oom_kills: AtomicU64::new(0),
             activity_unstored: AtomicBool::new(false),
             cpu_ns_unstored: AtomicI64::new(0),
             total_cpu_ns: AtomicI64::new(row.total_cpu_ns),
@@ -283,44 +293,111 @@ impl Kept {
     /// Permission to work in the box. At once when it is ready; otherwise waits, up to five minutes, until it is made or resumed.
     ///
     /// # Errors
-    /// The box is gone, has failed, is not ready in time, or too much works in it already.
+    /// The box is gone, has failed, cannot be resumed, is not ready in time, or too much works in it already.
     pub async fn lease(&self) -> Result<Lease, BoxError> {
-        match self.shared.gate.enter() {
-            Entered::Yes => Ok(Lease { kept: self.clone() }),
-            Entered::Full => Err(BoxError::TooManyRuns(LEASES_MAX)),
-            Entered::Closed => timeout(READY_DEADLINE, self.lease_when_ready()).await.unwrap_or(Err(BoxError::Busy)),
+        let enter = |_| match self.shared.gate.enter() {
+            Entered::Yes => Some(Ok(Lease { kept: self.clone() })),
+            Entered::Full => Some(Err(BoxError::TooManyRuns(LEASES_MAX))),
+            // The gate of a ready box is closed: its keeper is about to publish another phase.
+            Entered::Closed => None,
+        };
+        match enter(Phase::Ready) {
+            Some(entered) => entered,
+            None => self.reach(Wanted::Work, Deed::Resume, enter).await,
         }
     }
 
-    /// Permission to work in the box if it is ready now.
-    pub(super) fn lease_now(&self) -> Option<Lease> {
-        match self.shared.gate.enter() {
-            Entered::Yes => Some(Lease { kept: self.clone() }),
-            Entered::Full | Entered::Closed => None,
+    /// Permission for what an earlier server began in the box and what may still be there, running or frozen.
+    pub(super) fn lease_again(&self) -> Option<Lease> {
+        match self.phase() {
+            Phase::Ready
+            | Phase::Pausing
+            | Phase::Paused
+            | Phase::Resuming { from: Asleep::Paused }
+            | Phase::Saving { from: Resting::Ready | Resting::Paused } => {
+                self.shared.gate.enter_again();
+                Some(Lease { kept: self.clone() })
+            }
+            Phase::Creating
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { from: Asleep::Stopped }
+            | Phase::Saving { from: Resting::Stopped }
+            | Phase::Deleting
+            | Phase::Deleted
+            | Phase::Failed => None,
         }
     }
 
-    async fn lease_when_ready(&self) -> Result<Lease, BoxError> {
-        let mut states = self.shared.state.subscribe();
-        loop {
-            let phase = states.borrow_and_update().phase;
-            match self.shared.gate.enter() {
-                Entered::Yes => return Ok(Lease { kept: self.clone() }),
-                Entered::Full => return Err(BoxError::TooManyRuns(LEASES_MAX)),
-                Entered::Closed => {}
-            }
-            match lifecycle::ask(phase, Wanted::Work) {
-                // The gate of a ready box is closed: its keeper is about to publish another phase.
-                Ok(Asked::Already) | Err(Refused::Busy) => {}
-                Ok(Asked::Go(..)) => match self.want(Wanted::Work).await {
-                    Ok(()) | Err(BoxError::Busy) => {}
-                    Err(error) => return Err(error),
-                },
-                Err(Refused::Failed) => return Err(self.failure().unwrap_or(BoxError::Busy)),
-                Err(Refused::Gone) => return Err(BoxError::NotFound),
-            }
-            states.changed().await.map_err(|_| BoxError::NotFound)?;
+    /// Pauses the box, whatever works in it, and returns when it stands still. A paused box stays as it is.
+    ///
+    /// # Errors
+    /// It is kept alive, gone, has failed, is busy with something else for five minutes, or the engine could not pause it.
+    pub async fn pause(&self) -> Result<(), BoxError> {
+        if self.shared.fixed.keep_alive {
+            return Err(BoxError::KeptAlive);
         }
+        let rests = |phase| match phase {
+            Phase::Paused | Phase::Stopping | Phase::Stopped => Some(Ok(())),
+            Phase::Creating
+            | Phase::Ready
+            | Phase::Pausing
+            | Phase::Resuming { .. }
+            | Phase::Saving { .. }
+            | Phase::Deleting
+            | Phase::Deleted
+            | Phase::Failed => None,
+        };
+        self.reach(Wanted::Pause, Deed::Pause, rests).await
+    }
+
+    /// Resumes the box, and returns when it takes work. A box that does already stays as it is.
+    ///
+    /// # Errors
+    /// It is gone, has failed, is busy with something else for five minutes, or the engine could not resume it.
+    pub async fn resume(&self) -> Result<(), BoxError> {
+        self.reach(Wanted::Work, Deed::Resume, |phase: Phase| phase.is_awake().then_some(Ok(()))).await
+    }
+
+    /// Asks for what is wanted, again where need be, until `arrived` has an answer. `deed` is what leads there.
+    async fn reach<T>(
+        &self,
+        wanted: Wanted,
+        deed: Deed,
+        arrived: impl Fn(Phase) -> Option<Result<T, BoxError>>,
+    ) -> Result<T, BoxError> {
+        let reaching = async {
+            let mut states = self.shared.state.subscribe();
+            let mut tried = false;
+            loop {
+                let (phase, setback) = {
+                    let state = states.borrow_and_update();
+                    (state.phase, state.setback.clone())
+                };
+                if let Some(answer) = arrived(phase) {
+                    return answer;
+                }
+                // What has just failed is not tried again for the same request.
+                if let Some((failed, Failure { kind, text })) = setback
+                    && tried
+                    && failed == deed
+                {
+                    return Err(BoxError::Undone { doing: deed.done_to(), kind, text: text.to_string() });
+                }
+                match lifecycle::ask(phase, wanted) {
+                    Ok(Asked::Already) | Err(Refused::Busy) => tried |= phase.deed() == Some(deed),
+                    Ok(Asked::Go(..)) => match self.want(wanted).await {
+                        Ok(()) => tried = true,
+                        Err(BoxError::Busy) => {}
+                        Err(error) => return Err(error),
+                    },
+                    Err(Refused::Failed) => return Err(self.failure().unwrap_or(BoxError::Busy)),
+                    Err(Refused::Gone) => return Err(BoxError::NotFound),
+                }
+                states.changed().await.map_err(|_| BoxError::NotFound)?;
+            }
+        };
+        timeout(READY_DEADLINE, reaching).await.unwrap_or(Err(BoxError::Busy))
     }
 
     /// Asks the keeper for something; returns when the phase that it leads to is stored. What it leads to is then under way.
@@ -333,6 +410,15 @@ impl Kept {
 
     pub(super) async fn label(&self, change: LabelChange) -> Result<Vec<String>, BoxError> {
         request(self, |reply| Message::Label(change, reply)).await
+    }
+
+    pub(super) async fn set_init(&self, command: String) -> Result<(), BoxError> {
+        request(self, |reply| Message::Init(command, reply)).await
+    }
+
+    /// What runs in it whenever it is started; empty when nothing does.
+    pub fn init_command(&self) -> String {
+        self.shared.state.borrow().init_command.to_string()
     }
 
     /// Tells the keeper that the engine does not have the box. A full mailbox means that others have told it.
@@ -351,8 +437,7 @@ impl Kept {
     /// Waits until a box that takes work takes none any more, and says what it does instead. Its disk's being saved is no such thing.
     pub async fn unready(&self) -> Phase {
         let mut states = self.shared.state.subscribe();
-        let works = |phase| matches!(phase, Phase::Ready | Phase::Saving { from: Resting::Ready });
-        let phase = states.wait_for(|state| !works(state.phase)).await.map(|state| state.phase);
+        let phase = states.wait_for(|state| !state.phase.is_awake()).await.map(|state| state.phase);
         match phase {
             Ok(phase) => phase,
             // The sender lives as long as `self`.
@@ -379,6 +464,8 @@ impl Kept {
             total_cpu_ns: self.shared.total_cpu_ns.load(Ordering::Relaxed),
             last_activity_at: self.shared.last_activity_at.load(Ordering::Relaxed),
             updated_at: state.updated_at,
+            keep_alive: fixed.keep_alive,
+            expires_at: fixed.expires_at,
         };
         data(&fixed.id, &fixed.account, fixed.name.clone(), fixed.size, fixed.runtime.clone(), fixed.created_at, facts)
     }
@@ -390,6 +477,8 @@ struct Facts {
     total_cpu_ns: i64,
     last_activity_at: i64,
     updated_at: i64,
+    keep_alive: bool,
+    expires_at: Option<i64>,
 }
 
 /// The record of a box that has no keeper: of a deleted one.
@@ -400,6 +489,8 @@ pub(super) fn data_of_row(row: BoxRow) -> BoxData {
         total_cpu_ns: row.total_cpu_ns,
         last_activity_at: row.last_activity_at,
         updated_at: row.updated_at,
+        keep_alive: row.keep_alive,
+        expires_at: row.expires_at,
     };
     data(&row.id, &row.account, row.name, row.size, row.runtime, row.created_at, facts)
 }
@@ -421,7 +512,10 @@ fn data(
         size,
         runtime,
         status: facts.status,
-        keep_alive: false,
+        keep_alive: facts.keep_alive,
+        ephemeral: facts.expires_at.map(|_| true),
+        // Rounded up: it is there until then.
+        expires_at: facts.expires_at.map(|at| at.saturating_add(999) / 1000),
         enabled_skills: Vec::new(),
         total_input_tokens: 0,
         total_output_tokens: 0,
@@ -440,7 +534,12 @@ fn status(phase: Phase, working: bool) -> BoxStatus {
         Phase::Creating => BoxStatus::Creating,
         Phase::Ready | Phase::Saving { from: Resting::Ready } if working => BoxStatus::Running,
         Phase::Ready | Phase::Saving { from: Resting::Ready } => BoxStatus::Idle,
-        Phase::Pausing | Phase::Paused | Phase::Resuming | Phase::Saving { from: Resting::Paused } => BoxStatus::Paused,
+        Phase::Pausing
+        | Phase::Paused
+        | Phase::Stopping
+        | Phase::Stopped
+        | Phase::Resuming { .. }
+        | Phase::Saving { from: Resting::Paused | Resting::Stopped } => BoxStatus::Paused,
         Phase::Failed => BoxStatus::Error,
         Phase::Deleting | Phase::Deleted => BoxStatus::Deleted,
     }
@@ -449,24 +548,6 @@ fn status(phase: Phase, working: bool) -> BoxStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_closed_gate_gives_no_lease_and_keeps_count_of_those_it_gave() {
-        let gate = Gate(AtomicU64::new(0));
-        assert!(matches!(gate.enter(), Entered::Closed));
-        gate.open();
-        assert!(matches!((gate.enter(), gate.enter()), (Entered::Yes, Entered::Yes)));
-        gate.close();
-        assert!(matches!(gate.enter(), Entered::Closed));
-        assert_eq!(gate.leases(), 2);
-        assert!(!gate.leave());
-        assert!(gate.leave());
-        gate.open();
-        for _ in 0..LEASES_MAX {
-            assert!(matches!(gate.enter(), Entered::Yes));
-        }
-        assert!(matches!(gate.enter(), Entered::Full));
-    }
 
     #[test]
     fn labels_are_added_once_and_removed_if_there() {

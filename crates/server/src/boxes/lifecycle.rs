@@ -1,11 +1,11 @@
 //! The life of a box, as two total functions without I/O.
 //!
 //! ```text
-//!             create              pause
-//!   (none) ──▶ Creating ──▶ Ready ──────▶ Pausing ──▶ Paused
-//!                 │           ▲ │  save                │  ▲
-//!                 │           │ └─▶ Saving{from} ◀─────┘  │ save
-//!                 │           └───── Resuming ◀───────────┘ resume
+//!             create              pause                   stop
+//!   (none) ──▶ Creating ──▶ Ready ──────▶ Pausing ──▶ Paused ──▶ Stopping ──▶ Stopped
+//!                 │           ▲ │  save                │  ▲                    │  ▲
+//!                 │           │ └─▶ Saving{from} ◀─────┘◀─┴────────────────────┘◀─┘ save
+//!                 │           └───── Resuming{from} ◀── resume, from Paused and from Stopped
 //!                 ▼
 //!              Failed ◀── the engine says "gone", from any of them
 //!                 └──▶ Deleting ──▶ Deleted
@@ -30,10 +30,17 @@ pub enum Phase {
     Ready,
     /// The engine is pausing it.
     Pausing,
-    /// Its processes do not run.
+    /// Its processes stand still and keep their memory.
     Paused,
+    /// The engine is ending its processes.
+    Stopping,
+    /// It has its disk and no processes.
+    Stopped,
     /// The engine is resuming it.
-    Resuming,
+    Resuming {
+        /// Where it goes back to if that fails.
+        from: Asleep,
+    },
     /// The engine is saving its disk.
     Saving {
         /// Where it goes back to afterwards.
@@ -54,6 +61,17 @@ pub enum Resting {
     Ready,
     /// [`Phase::Paused`].
     Paused,
+    /// [`Phase::Stopped`].
+    Stopped,
+}
+
+/// A phase from which a box can be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asleep {
+    /// [`Phase::Paused`].
+    Paused,
+    /// [`Phase::Stopped`].
+    Stopped,
 }
 
 /// What somebody wants of a box.
@@ -61,8 +79,10 @@ pub enum Resting {
 pub enum Wanted {
     /// That it takes work.
     Work,
-    /// That its processes stop running.
+    /// That its processes stand still.
     Pause,
+    /// That it gives up the memory of its processes, which stand still.
+    Stop,
     /// That its disk is saved.
     Save,
     /// That it is no more.
@@ -76,12 +96,28 @@ pub enum Deed {
     Create,
     /// `Engine::pause`.
     Pause,
+    /// `Engine::stop`.
+    Stop,
     /// `Engine::resume`.
     Resume,
     /// `Engine::save`.
     Save,
     /// `Engine::remove`.
     Remove,
+}
+
+impl Deed {
+    /// What it does, as the end of "the box could not be …".
+    pub fn done_to(self) -> &'static str {
+        match self {
+            Self::Create => "made",
+            Self::Pause => "paused",
+            Self::Stop => "stopped",
+            Self::Resume => "resumed",
+            Self::Save => "saved",
+            Self::Remove => "removed",
+        }
+    }
 }
 
 /// What a request that is not refused leads to.
@@ -122,16 +158,32 @@ pub enum Report {
 pub fn ask(phase: Phase, wanted: Wanted) -> Result<Asked, Refused> {
     match (wanted, phase) {
         (Wanted::Work, Phase::Ready) => Ok(Asked::Already),
-        (Wanted::Work, Phase::Paused) => Ok(Asked::Go(Phase::Resuming, Deed::Resume)),
-        (Wanted::Work, Phase::Creating | Phase::Pausing | Phase::Resuming | Phase::Saving { .. }) => Err(Refused::Busy),
+        (Wanted::Work, Phase::Paused) => Ok(Asked::Go(Phase::Resuming { from: Asleep::Paused }, Deed::Resume)),
+        (Wanted::Work, Phase::Stopped) => Ok(Asked::Go(Phase::Resuming { from: Asleep::Stopped }, Deed::Resume)),
+        (
+            Wanted::Work,
+            Phase::Creating | Phase::Pausing | Phase::Stopping | Phase::Resuming { .. } | Phase::Saving { .. },
+        ) => Err(Refused::Busy),
 
         (Wanted::Pause, Phase::Ready) => Ok(Asked::Go(Phase::Pausing, Deed::Pause)),
-        (Wanted::Pause, Phase::Pausing | Phase::Paused) => Ok(Asked::Already),
-        (Wanted::Pause, Phase::Creating | Phase::Resuming | Phase::Saving { .. }) => Err(Refused::Busy),
+        (Wanted::Pause, Phase::Pausing | Phase::Paused | Phase::Stopping | Phase::Stopped) => Ok(Asked::Already),
+        (Wanted::Pause, Phase::Creating | Phase::Resuming { .. } | Phase::Saving { .. }) => Err(Refused::Busy),
+
+        (Wanted::Stop, Phase::Paused) => Ok(Asked::Go(Phase::Stopping, Deed::Stop)),
+        (Wanted::Stop, Phase::Stopping | Phase::Stopped) => Ok(Asked::Already),
+        // What runs in a box is stopped only after it was paused.
+        (
+            Wanted::Stop,
+            Phase::Creating | Phase::Ready | Phase::Pausing | Phase::Resuming { .. } | Phase::Saving { .. },
+        ) => Err(Refused::Busy),
 
         (Wanted::Save, Phase::Ready) => Ok(Asked::Go(Phase::Saving { from: Resting::Ready }, Deed::Save)),
         (Wanted::Save, Phase::Paused) => Ok(Asked::Go(Phase::Saving { from: Resting::Paused }, Deed::Save)),
-        (Wanted::Save, Phase::Creating | Phase::Pausing | Phase::Resuming | Phase::Saving { .. }) => Err(Refused::Busy),
+        (Wanted::Save, Phase::Stopped) => Ok(Asked::Go(Phase::Saving { from: Resting::Stopped }, Deed::Save)),
+        (
+            Wanted::Save,
+            Phase::Creating | Phase::Pausing | Phase::Stopping | Phase::Resuming { .. } | Phase::Saving { .. },
+        ) => Err(Refused::Busy),
 
         // Whatever is being done is given up: the engine mends half-done work when it removes the box.
         (
@@ -140,14 +192,18 @@ pub fn ask(phase: Phase, wanted: Wanted) -> Result<Asked, Refused> {
             | Phase::Ready
             | Phase::Pausing
             | Phase::Paused
-            | Phase::Resuming
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { .. }
             | Phase::Saving { .. }
             | Phase::Failed,
         ) => Ok(Asked::Go(Phase::Deleting, Deed::Remove)),
         (Wanted::Delete, Phase::Deleting | Phase::Deleted) => Ok(Asked::Already),
 
-        (Wanted::Work | Wanted::Pause | Wanted::Save, Phase::Failed) => Err(Refused::Failed),
-        (Wanted::Work | Wanted::Pause | Wanted::Save, Phase::Deleting | Phase::Deleted) => Err(Refused::Gone),
+        (Wanted::Work | Wanted::Pause | Wanted::Stop | Wanted::Save, Phase::Failed) => Err(Refused::Failed),
+        (Wanted::Work | Wanted::Pause | Wanted::Stop | Wanted::Save, Phase::Deleting | Phase::Deleted) => {
+            Err(Refused::Gone)
+        }
     }
 }
 
@@ -158,8 +214,10 @@ pub fn hear(phase: Phase, report: Report) -> Phase {
         (Phase::Creating, Report::Failed) => Phase::Failed,
         (Phase::Pausing, Report::Done) => Phase::Paused,
         (Phase::Pausing, Report::Failed) => Phase::Ready,
-        (Phase::Resuming, Report::Done) => Phase::Ready,
-        (Phase::Resuming, Report::Failed) => Phase::Paused,
+        (Phase::Stopping, Report::Done) => Phase::Stopped,
+        (Phase::Stopping, Report::Failed) => Phase::Paused,
+        (Phase::Resuming { .. }, Report::Done) => Phase::Ready,
+        (Phase::Resuming { from }, Report::Failed) => from.phase(),
         (Phase::Saving { from }, Report::Done | Report::Failed) => from.phase(),
         (Phase::Deleting, Report::Done | Report::Gone) => Phase::Deleted,
         (Phase::Deleting, Report::Failed) => Phase::Deleting,
@@ -168,36 +226,53 @@ pub fn hear(phase: Phase, report: Report) -> Phase {
             | Phase::Ready
             | Phase::Pausing
             | Phase::Paused
-            | Phase::Resuming
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { .. }
             | Phase::Saving { .. }
             | Phase::Failed,
             Report::Gone,
         ) => Phase::Failed,
-        (Phase::Ready | Phase::Paused | Phase::Failed, Report::Done | Report::Failed) => phase,
+        (Phase::Ready | Phase::Paused | Phase::Stopped | Phase::Failed, Report::Done | Report::Failed) => phase,
         (Phase::Deleted, Report::Done | Report::Failed | Report::Gone) => Phase::Deleted,
     }
 }
 
 impl Resting {
     /// The phase itself.
-    pub(super) fn phase(self) -> Phase {
+    pub fn phase(self) -> Phase {
         match self {
             Self::Ready => Phase::Ready,
             Self::Paused => Phase::Paused,
+            Self::Stopped => Phase::Stopped,
+        }
+    }
+}
+
+impl Asleep {
+    /// The phase itself.
+    pub fn phase(self) -> Phase {
+        match self {
+            Self::Paused => Phase::Paused,
+            Self::Stopped => Phase::Stopped,
         }
     }
 }
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Creating,
         Self::Ready,
         Self::Pausing,
         Self::Paused,
-        Self::Resuming,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Resuming { from: Asleep::Paused },
+        Self::Resuming { from: Asleep::Stopped },
         Self::Saving { from: Resting::Ready },
         Self::Saving { from: Resting::Paused },
+        Self::Saving { from: Resting::Stopped },
         Self::Deleting,
         Self::Deleted,
         Self::Failed,
@@ -208,10 +283,47 @@ impl Phase {
         match self {
             Self::Creating => Some(Deed::Create),
             Self::Pausing => Some(Deed::Pause),
-            Self::Resuming => Some(Deed::Resume),
+            Self::Stopping => Some(Deed::Stop),
+            Self::Resuming { .. } => Some(Deed::Resume),
             Self::Saving { .. } => Some(Deed::Save),
             Self::Deleting => Some(Deed::Remove),
-            Self::Ready | Self::Paused | Self::Deleted | Self::Failed => None,
+            Self::Ready | Self::Paused | Self::Stopped | Self::Deleted | Self::Failed => None,
+        }
+    }
+
+    /// Whether programs in the box can do their work, if only after the moment that a save takes.
+    pub fn is_awake(self) -> bool {
+        match self {
+            Self::Ready | Self::Saving { from: Resting::Ready } => true,
+            Self::Creating
+            | Self::Pausing
+            | Self::Paused
+            | Self::Stopping
+            | Self::Stopped
+            | Self::Resuming { .. }
+            | Self::Saving { from: Resting::Paused | Resting::Stopped }
+            | Self::Deleting
+            | Self::Deleted
+            | Self::Failed => false,
+        }
+    }
+
+    /// Whether what ran in the box when it was paused has ended, or is being ended.
+    pub fn is_stopped(self) -> bool {
+        match self {
+            Self::Stopping
+            | Self::Stopped
+            | Self::Resuming { from: Asleep::Stopped }
+            | Self::Saving { from: Resting::Stopped } => true,
+            Self::Creating
+            | Self::Ready
+            | Self::Pausing
+            | Self::Paused
+            | Self::Resuming { from: Asleep::Paused }
+            | Self::Saving { from: Resting::Ready | Resting::Paused }
+            | Self::Deleting
+            | Self::Deleted
+            | Self::Failed => false,
         }
     }
 
@@ -223,7 +335,9 @@ impl Phase {
             | Self::Ready
             | Self::Pausing
             | Self::Paused
-            | Self::Resuming
+            | Self::Stopping
+            | Self::Stopped
+            | Self::Resuming { .. }
             | Self::Saving { .. }
             | Self::Failed => false,
         }
@@ -241,9 +355,13 @@ impl Phase {
             Self::Ready => "ready",
             Self::Pausing => "pausing",
             Self::Paused => "paused",
-            Self::Resuming => "resuming",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Resuming { from: Asleep::Paused } => "resuming",
+            Self::Resuming { from: Asleep::Stopped } => "resuming from stopped",
             Self::Saving { from: Resting::Ready } => "saving from ready",
             Self::Saving { from: Resting::Paused } => "saving from paused",
+            Self::Saving { from: Resting::Stopped } => "saving from stopped",
             Self::Deleting => "deleting",
             Self::Deleted => "deleted",
             Self::Failed => "failed",
@@ -275,7 +393,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            prop::sample::select(vec![Wanted::Work, Wanted::Pause, Wanted::Save, Wanted::Delete]).prop_map(Step::Ask),
+            prop::sample::select(vec![Wanted::Work, Wanted::Pause, Wanted::Stop, Wanted::Save, Wanted::Delete])
+                .prop_map(Step::Ask),
             prop::sample::select(vec![Report::Done, Report::Failed, Report::Gone]).prop_map(Step::Hear),
         ]
     }
@@ -347,6 +466,31 @@ mod tests {
         }
 
         #[test]
+        fn a_box_that_is_stopped_was_paused_and_comes_back_through_a_start(steps in prop::collection::vec(step(), 0..60)) {
+            let mut phase = Phase::Creating;
+            for step in steps {
+                let before = phase;
+                phase = take(phase, step);
+                if phase.is_stopped() && !before.is_stopped() {
+                    prop_assert_eq!(before, Phase::Paused);
+                }
+                if before.is_stopped() && phase.is_awake() {
+                    prop_assert_eq!(before, Phase::Resuming { from: Asleep::Stopped });
+                }
+                prop_assert!(!(phase.is_stopped() && phase.is_awake()));
+            }
+        }
+
+        #[test]
+        fn a_deed_that_fails_puts_a_box_where_it_was(phase in phase(), wanted in prop::sample::select(
+            vec![Wanted::Work, Wanted::Pause, Wanted::Stop, Wanted::Save],
+        )) {
+            if let Ok(Asked::Go(next, _)) = ask(phase, wanted) {
+                prop_assert_eq!(hear(next, Report::Failed), phase);
+            }
+        }
+
+        #[test]
         fn no_text_breaks_the_parser(text: String) {
             if let Some(phase) = Phase::parse(&text) {
                 prop_assert_eq!(phase.as_str(), text);
@@ -359,6 +503,7 @@ mod tests {
         for phase in Phase::ALL {
             assert_eq!(Phase::parse(phase.as_str()), Some(phase));
         }
+        assert_eq!(Phase::parse("resuming"), Some(Phase::Resuming { from: Asleep::Paused }), "of the first version");
         assert_eq!(Phase::Deleting.as_str(), "deleting");
         assert_eq!(Phase::Deleted.as_str(), "deleted");
     }

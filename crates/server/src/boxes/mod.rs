@@ -26,9 +26,13 @@ use crate::store::{BoxRow, Store, StoreError};
 
 mod account_env;
 mod admission;
+mod clock;
+mod gate;
 mod keeper;
 mod kept;
+mod life;
 pub mod lifecycle;
+mod memory;
 mod order;
 mod output;
 mod pipe;
@@ -37,11 +41,13 @@ mod registry;
 mod runs;
 mod sessions;
 mod snapshots;
+mod startup;
 mod usage;
 mod work;
 
 pub use admission::Full;
 pub use kept::{Kept, Lease};
+pub use life::{Life, check_init_command};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub use pipe::Reader;
@@ -51,7 +57,7 @@ pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder
 pub use snapshots::{Restore, RestoreError};
 
 use admission::Admission;
-use keeper::Keeper;
+use keeper::{Before, Keeper};
 use kept::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
@@ -91,6 +97,10 @@ struct Yard {
     /// Gives each box its place.
     admission: Admission,
     sizes: Sizes,
+    /// See [`Config::idle_pause_after`].
+    pause_after: Option<Duration>,
+    /// See [`Config::pause_keep_memory_for`].
+    keep_memory_for: Duration,
     /// What commands may hold of their output.
     outputs: Budget,
     /// Bounds how many runs of an earlier server are being taken over at once.
@@ -127,6 +137,7 @@ pub struct NewBox {
     env: BTreeMap<String, String>,
     /// The snapshot that its disk starts as a copy of.
     from: Option<SnapshotId>,
+    life: Life,
 }
 
 impl NewBox {
@@ -152,7 +163,14 @@ impl NewBox {
             runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
             env,
             from: None,
+            life: Life::default(),
         })
+    }
+
+    /// The same, to live like this.
+    #[must_use]
+    pub fn living(self, life: Life) -> Self {
+        Self { life, ..self }
     }
 }
 
@@ -170,6 +188,19 @@ pub enum BoxError {
         /// What went wrong.
         text: String,
     },
+    /// The engine could not do what was asked of it; the box is as it was.
+    #[error("the box could not be {doing}: {text}")]
+    Undone {
+        /// What was to be done to it, such as "paused".
+        doing: &'static str,
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
+    /// The box is not to be paused.
+    #[error("a keep-alive box is never paused; delete it when it is not needed any more")]
+    KeptAlive,
     /// Something else is being done with the box and was not done in time.
     #[error("the box is busy; try again")]
     Busy,
@@ -242,6 +273,8 @@ impl Boxes {
             runs: LiveRuns::default(),
             admission: Admission::new(config),
             sizes: config.sizes,
+            pause_after: config.idle_pause_after,
+            keep_memory_for: config.pause_keep_memory_for,
             outputs: Budget::new(
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
@@ -291,7 +324,7 @@ impl Boxes {
                 }
             }
             let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
-            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, place, None);
+            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, before(&row), place, None, None);
             yard.hold_until_made(&kept, using);
             Ok(kept)
         });
@@ -354,6 +387,15 @@ impl Boxes {
     /// There is no such box, or the store failed.
     pub async fn delete(&self, account: &AccountId, id_or_name: &str) -> Result<(), BoxError> {
         self.find(account, id_or_name)?.want(Wanted::Delete).await
+    }
+
+    /// Changes what runs whenever the box is started; an empty command stands for none. A box that sleeps is not woken: it is run when
+    /// the box wakes. Otherwise it is run when the box is next started.
+    ///
+    /// # Errors
+    /// The box is gone, or the store failed.
+    pub async fn set_init_command(&self, kept: &Kept, command: String) -> Result<(), BoxError> {
+        kept.set_init(command).await
     }
 
     /// Adds a label; returns all of them.
@@ -436,6 +478,21 @@ fn new_row(account: AccountId, new: NewBox, engine: &str) -> BoxRow {
         updated_at: now,
         deleted_at: None,
         from_snapshot: new.from,
+        keep_alive: new.life.keep_alive,
+        init_due: !new.life.init_command.is_empty(),
+        init_command: new.life.init_command,
+        expires_at: new.life.ttl.map(|ttl| now.saturating_add(millis(ttl))),
+    }
+}
+
+/// What a keeper must know of a stored box.
+fn before(row: &BoxRow) -> Before {
+    let now = now_ms();
+    let span = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    Before {
+        lasted: span(now.saturating_sub(row.updated_at)),
+        left: row.expires_at.map(|at| span(at.saturating_sub(now))),
+        init_due: row.init_due,
     }
 }
 

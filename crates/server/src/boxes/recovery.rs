@@ -1,8 +1,20 @@
 //! What a starting server does about what it finds.
 //!
-//! Nearly nothing is special about it: a stored phase with a deed gets that deed again, a box that should be ready and is not there
-//! gets the engine's "gone", a box without a record is removed, a run without an end is taken over or ended,
-//! and snapshots that were begun are finished or given up (see [`snapshots`](super::snapshots)).
+//! Nearly nothing is special about it: a stored phase with a deed gets that deed again, a box without a record is removed, and a run
+//! without an end is taken over or ended, and snapshots that were begun are finished or given up (see
+//! [`snapshots`](super::snapshots)). Where a phase rests and the engine sees something else, [`judge`] says what is made of it:
+//!
+//! | stored | running | frozen | stopped | partial or nothing |
+//! |---|---|---|---|---|
+//! | ready | ready | resuming: thawed | stopped; kept alive: resuming, started | failed |
+//! | paused | pausing: frozen again | paused | stopped | failed |
+//! | stopped | stopping | stopping | stopped | failed |
+//! | saving | saving | saving | as where it came from, or saving if that is stopped | as where it came from |
+//! | creating, pausing, stopping, resuming, deleting | its deed again | its deed again | its deed again | its deed again |
+//! | failed | failed | failed | failed | failed |
+//!
+//! After its host was restarted every box is seen stopped: ordinary ones stay so, which users see as paused, and those that are kept
+//! alive are started.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +23,16 @@ use std::time::Duration;
 use boxyard_engine::{EngineError, ObservedState};
 use boxyard_proto::BoxId;
 use boxyard_proto::api::runs::RunStatus;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::admission::Place;
 use super::keeper::Keeper;
-use super::lifecycle::{self, Phase, Report, Resting};
+use super::kept::{Kept, Message};
+use super::lifecycle::{Asleep, Phase, Resting};
 use super::snapshots::Saving;
-use super::{Boxes, Kept, chain, now_ms};
+use super::{Before, Boxes, before, chain, now_ms};
 use crate::store::{BoxRow, RunEnd, RunRow, StoreError};
 
 /// How long the engine may take to say what exists.
@@ -62,6 +76,99 @@ pub enum RecoveryError {
     },
 }
 
+/// Why a box failed that the engine does not have.
+const LOST: &str = "the box did not outlive its server: what the engine has of it is incomplete";
+
+/// A box whose keeper is about to be started.
+struct Adopted {
+    kept: Kept,
+    mailbox: mpsc::Receiver<Message>,
+    before: Before,
+    place: Place,
+    saving: Option<Saving>,
+}
+
+/// What was found otherwise than it was left.
+#[derive(Debug, Default)]
+struct Mended {
+    boxes: usize,
+    thawed: usize,
+    started: usize,
+    stopped: usize,
+    paused: usize,
+    lost: usize,
+    deeds: usize,
+    strays: usize,
+    runs: usize,
+    runs_lost: usize,
+}
+
+impl Mended {
+    fn count(&mut self, stored: Phase, phase: Phase) {
+        match phase {
+            Phase::Resuming { from: Asleep::Paused } => self.thawed += 1,
+            Phase::Resuming { from: Asleep::Stopped } => self.started += 1,
+            Phase::Stopping | Phase::Stopped => self.stopped += 1,
+            Phase::Pausing => self.paused += 1,
+            Phase::Failed => self.lost += 1,
+            // A save that is given up.
+            Phase::Ready | Phase::Paused => self.deeds += 1,
+            Phase::Creating | Phase::Saving { .. } | Phase::Deleting | Phase::Deleted => {
+                tracing::debug!(%stored, %phase, "nothing becomes this by being found");
+            }
+        }
+    }
+
+    /// One line for the operator: what there is, and what was mended.
+    fn tell(&self) {
+        let Self { boxes, thawed, started, stopped, paused, lost, deeds, strays, runs, runs_lost } = *self;
+        tracing::info!(
+            thawed,
+            started,
+            stopped,
+            paused,
+            lost,
+            finishing = deeds,
+            strays,
+            runs,
+            runs_lost,
+            "took over {boxes} boxes: {} as they were left, {thawed} thawed, {started} started again, {stopped} found stopped, \
+             {paused} paused again, {deeds} with something to finish, {lost} lost; {strays} without a record removed; \
+             {runs} commands taken over, {runs_lost} lost",
+            boxes.saturating_sub(thawed + started + stopped + paused + lost + deeds),
+        );
+    }
+}
+
+/// What is made of a box that was left in phase `stored` and of which the engine sees this; see the [module](self).
+fn judge(stored: Phase, keep_alive: bool, seen: Option<ObservedState>) -> Phase {
+    match (stored, seen) {
+        (Phase::Ready, Some(ObservedState::Running)) => Phase::Ready,
+        (Phase::Ready, Some(ObservedState::Frozen)) => Phase::Resuming { from: Asleep::Paused },
+        (Phase::Ready, Some(ObservedState::Stopped)) if keep_alive => Phase::Resuming { from: Asleep::Stopped },
+        (Phase::Ready, Some(ObservedState::Stopped)) => Phase::Stopped,
+        (Phase::Paused, Some(ObservedState::Running)) => Phase::Pausing,
+        (Phase::Paused, Some(ObservedState::Frozen)) => Phase::Paused,
+        (Phase::Paused | Phase::Stopped, Some(ObservedState::Stopped)) => Phase::Stopped,
+        (Phase::Stopped, Some(ObservedState::Running | ObservedState::Frozen)) => Phase::Stopping,
+        (Phase::Ready | Phase::Paused | Phase::Stopped, Some(ObservedState::Partial) | None) => Phase::Failed,
+        (Phase::Saving { .. }, Some(ObservedState::Running | ObservedState::Frozen)) => stored,
+        // A save leaves what it saves as it was, so a box that was saved stopped is seen stopped.
+        (Phase::Saving { from: Resting::Stopped }, Some(ObservedState::Stopped)) => stored,
+        (Phase::Saving { from }, seen) => judge(from.phase(), keep_alive, seen),
+        (
+            Phase::Creating | Phase::Pausing | Phase::Stopping | Phase::Resuming { .. } | Phase::Deleting,
+            Some(ObservedState::Running | ObservedState::Frozen | ObservedState::Stopped | ObservedState::Partial)
+            | None,
+        ) => stored,
+        (
+            Phase::Deleted | Phase::Failed,
+            Some(ObservedState::Running | ObservedState::Frozen | ObservedState::Stopped | ObservedState::Partial)
+            | None,
+        ) => stored,
+    }
+}
+
 impl Boxes {
     /// Takes over what an earlier server left. When this returns, every box is known with its phase; what takes long (building an
     /// image, removing) goes on.
@@ -74,30 +181,37 @@ impl Boxes {
             timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
         let mut observed: HashMap<BoxId, ObservedState> =
             observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id, seen.state)).collect();
-        let rows = rows.into_iter().map(|row| self.judge(row)).collect::<Result<Vec<_>, _>>()?;
+        let rows = rows.into_iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
-        // A box that was to go on after its save and does not run any more is judged as it was before.
-        let goes_on = |id| matches!(observed.get(id), Some(ObservedState::Running | ObservedState::Frozen));
+        // A box that is found as its save has left it is saved again; any other is judged as it was before.
         let saved_again = rows.iter().filter(|(row, phase)| {
-            let Phase::Saving { from } = phase else { return false };
-            match from {
-                Resting::Ready => goes_on(&row.id),
-                Resting::Paused => observed.contains_key(&row.id),
-            }
+            let seen = observed.get(&row.id).copied();
+            matches!(phase, Phase::Saving { .. }) && judge(*phase, row.keep_alive, seen) == *phase
         });
         let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
         let mut snapshots = self.yard.find_snapshots(&saved_again).await?;
+        let mut mended = Mended { boxes: rows.len(), ..Mended::default() };
+        let mut adopted = Vec::with_capacity(rows.len());
         for (row, phase) in rows {
             let seen = observed.remove(&row.id);
             let saving = snapshots.saving(&self.yard, &row.id);
-            self.adopt(row, phase, seen, saving, &turns).await?;
+            adopted.push(self.adopt(row, phase, seen, saving, &mut mended).await?);
+        }
+        mended.strays = observed.len();
+        // Before the keepers begin: none of them is to find idle what works.
+        self.recover_runs(&mut mended).await?;
+        for Adopted { kept, mailbox, before, place, saving } in adopted {
+            let [removes, others] = &turns;
+            let turn = if kept.phase() == Phase::Deleting { removes } else { others };
+            Keeper::start(&self.yard, kept.shared, mailbox, before, place, Some(Arc::clone(turn)), saving);
         }
         snapshots.clear(&self.yard);
+        mended.tell();
         self.remove_strays(observed.into_keys().collect()).await;
-        self.recover_runs().await
+        Ok(())
     }
 
-    fn judge(&self, row: BoxRow) -> Result<(BoxRow, Phase), RecoveryError> {
+    fn read(&self, row: BoxRow) -> Result<(BoxRow, Phase), RecoveryError> {
         let ours = self.yard.engine.name();
         if row.engine != ours {
             return Err(RecoveryError::OtherEngine { id: row.id, theirs: row.engine, ours });
@@ -114,35 +228,32 @@ impl Boxes {
         mut stored: Phase,
         seen: Option<ObservedState>,
         saving: Option<Saving>,
-        [removes, others]: &[Arc<Semaphore>; 2],
-    ) -> Result<(), RecoveryError> {
+        mended: &mut Mended,
+    ) -> Result<Adopted, RecoveryError> {
         if let Phase::Saving { from } = stored
             && saving.is_none()
         {
             stored = from.phase();
             self.yard.store.set_phase(row.id.clone(), stored.to_string(), None, now_ms()).await?;
         }
-        let alive = match seen {
-            Some(ObservedState::Running | ObservedState::Frozen) => true,
-            // A paused box whose processes were stopped keeps its disk.
-            Some(ObservedState::Stopped) => stored == Phase::Paused,
-            Some(ObservedState::Partial) | None => false,
-        };
-        let phase = if stored.deed().is_none() && !alive { lifecycle::hear(stored, Report::Gone) } else { stored };
+        let before = before(&row);
+        let phase = judge(stored, row.keep_alive, seen);
         if phase != stored {
-            let error = "the box did not outlive its server: the host was restarted, or its processes were ended";
-            tracing::warn!(box_id = %row.id, phase = %stored, "a box is gone");
-            self.yard.store.set_phase(row.id.clone(), phase.to_string(), Some(error.into()), now_ms()).await?;
-            row.error = Some(error.into());
+            mended.count(stored, phase);
+            let error = (phase == Phase::Failed).then(|| LOST.to_owned());
+            tracing::warn!(box_id = %row.id, %stored, ?seen, %phase, "a box is not as it was left");
+            row.updated_at = now_ms();
+            self.yard.store.set_phase(row.id.clone(), phase.to_string(), error.clone(), row.updated_at).await?;
+            row.error = error;
+        } else if stored.deed().is_some() {
+            mended.deeds += 1;
         }
-        let asleep = phase == Phase::Paused && seen == Some(ObservedState::Stopped);
+        let asleep = phase.is_stopped();
         let place = self.yard.admission.readmit(&row.account, self.yard.sizes.of(row.size), asleep);
         let (kept, mailbox) = self.yard.adopt(&row, phase);
-        let turn = if phase == Phase::Deleting { removes } else { others };
         let using = row.from_snapshot.as_ref().filter(|_| phase == Phase::Creating).map(|id| self.yard.uses.begin(id));
         self.yard.hold_until_made(&kept, using);
-        Keeper::start_saving(&self.yard, kept.shared, mailbox, place, Some(Arc::clone(turn)), saving);
-        Ok(())
+        Ok(Adopted { kept, mailbox, before, place, saving })
     }
 
     /// Removes boxes that have no record: their creation or removal was under way when the server ended.
@@ -178,39 +289,22 @@ impl Boxes {
         }
     }
 
-    async fn recover_runs(&self) -> Result<(), RecoveryError> {
+    async fn recover_runs(&self, mended: &mut Mended) -> Result<(), RecoveryError> {
         for row in self.yard.store.running_runs().await? {
             let kept = self.yard.registry.get(&row.box_id);
             // A lease is there at once or not at all: nothing is being made or resumed for the run's sake.
-            match kept.as_ref().and_then(Kept::lease_now) {
-                Some(lease) => self.take_over(lease, row),
-                // It stands still for a moment, and its runs go on with it.
-                None if kept.as_ref().is_some_and(|kept| kept.phase() == Phase::Saving { from: Resting::Ready }) => {
-                    self.take_over_when_saved(kept, row);
+            match kept.and_then(|kept| kept.lease_again()) {
+                Some(lease) => {
+                    mended.runs += 1;
+                    self.take_over(lease, row);
                 }
-                None => self.lose(row).await?,
+                None => {
+                    mended.runs_lost += 1;
+                    self.lose(row).await?;
+                }
             }
         }
         Ok(())
-    }
-
-    fn take_over_when_saved(&self, kept: Option<Kept>, row: RunRow) {
-        let boxes = self.clone();
-        self.yard.tasks.spawn(async move {
-            let Some(kept) = kept else { return };
-            let leaving = boxes.leaving();
-            match leaving.run_until_cancelled(kept.lease()).await {
-                // The next server takes it over.
-                None => {}
-                Some(Ok(lease)) => boxes.take_over(lease, row),
-                Some(Err(_)) => {
-                    let id = row.id.clone();
-                    if let Err(error) = boxes.lose(row).await {
-                        tracing::error!(run = %id, error = chain(&error), "the end of a run could not be stored");
-                    }
-                }
-            }
-        });
     }
 
     async fn lose(&self, row: RunRow) -> Result<(), RecoveryError> {
@@ -220,9 +314,60 @@ impl Boxes {
             cpu_ns: row.cpu_ns,
             memory_peak: row.memory_peak,
             completed_at: now_ms(),
-            error: Some("lost with its box when the server was restarted".into()),
+            error: Some("lost with its box's processes when the server or its host was restarted".into()),
         };
         self.yard.store.finish_run(row.id, end).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNNING: Option<ObservedState> = Some(ObservedState::Running);
+    const FROZEN: Option<ObservedState> = Some(ObservedState::Frozen);
+    const STOPPED: Option<ObservedState> = Some(ObservedState::Stopped);
+    const PARTIAL: Option<ObservedState> = Some(ObservedState::Partial);
+    const SEEN: [Option<ObservedState>; 5] = [RUNNING, FROZEN, STOPPED, PARTIAL, None];
+
+    /// What each of [`SEEN`] makes of a phase.
+    fn row(stored: Phase, keep_alive: bool) -> [Phase; 5] {
+        SEEN.map(|seen| judge(stored, keep_alive, seen))
+    }
+
+    #[test]
+    fn every_cell_of_the_table() {
+        use Phase::{Failed, Paused, Pausing, Ready, Stopped, Stopping};
+        let thaw = Phase::Resuming { from: Asleep::Paused };
+        let start = Phase::Resuming { from: Asleep::Stopped };
+        assert_eq!(row(Ready, false), [Ready, thaw, Stopped, Failed, Failed]);
+        assert_eq!(row(Ready, true), [Ready, thaw, start, Failed, Failed]);
+        for keep_alive in [false, true] {
+            assert_eq!(row(Paused, keep_alive), [Pausing, Paused, Stopped, Failed, Failed]);
+            assert_eq!(row(Stopped, keep_alive), [Stopping, Stopping, Stopped, Failed, Failed]);
+            let saving = Phase::Saving { from: Resting::Paused };
+            assert_eq!(row(saving, keep_alive), [saving, saving, Stopped, Failed, Failed]);
+            let saving = Phase::Saving { from: Resting::Stopped };
+            assert_eq!(row(saving, keep_alive), [saving, saving, saving, Failed, Failed]);
+            for same in [Phase::Creating, Pausing, Stopping, thaw, start, Phase::Deleting, Phase::Deleted, Failed] {
+                assert_eq!(row(same, keep_alive), [same; 5], "{same}");
+            }
+        }
+        let saving = Phase::Saving { from: Resting::Ready };
+        assert_eq!(row(saving, false), [saving, saving, Stopped, Failed, Failed]);
+        assert_eq!(row(saving, true), [saving, saving, start, Failed, Failed]);
+    }
+
+    #[test]
+    fn what_is_found_does_not_become_what_it_was_not() {
+        for stored in Phase::ALL {
+            for keep_alive in [false, true] {
+                for phase in row(stored, keep_alive) {
+                    assert_eq!(phase.is_gone(), stored.is_gone(), "{stored}");
+                    assert!(phase != Phase::Ready || stored == Phase::Ready, "{stored}");
+                }
+            }
+        }
     }
 }

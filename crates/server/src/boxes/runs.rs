@@ -19,7 +19,7 @@ use super::order::Order;
 use super::output::{Output, Share};
 use super::pipe::{self, Reader};
 use super::work::{Sink, Work};
-use super::{BoxError, Boxes, Yard, chain, now_ms};
+use super::{BoxError, Boxes, Yard, chain, memory, now_ms};
 use crate::metrics::Door;
 use crate::store::{LogRow, RunEnd, RunRow, StoreError};
 
@@ -78,6 +78,8 @@ pub enum Ending {
     NotRecorded(StoreError),
     /// Its box was deleted or lost.
     BoxEnded,
+    /// Its box was paused for longer than it keeps its processes.
+    Stopped,
     /// The connection to it was lost.
     Lost(AgentError),
     /// It was begun by an earlier server, and its box does not know it.
@@ -93,6 +95,7 @@ impl Ending {
             Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
+            | Self::Stopped
             | Self::Lost(_)
             | Self::Unknown
             | Self::Left => None,
@@ -109,6 +112,7 @@ impl Ending {
             | Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
+            | Self::Stopped
             | Self::Lost(_)
             | Self::Unknown => RunStatus::Failed,
         }
@@ -122,6 +126,7 @@ impl Ending {
             Self::NotStarted(error) => Some(format!("could not be started: {error}").replace('\0', "\u{fffd}")),
             Self::NotRecorded(_) => Some("could not be recorded, so it was not started".into()),
             Self::BoxEnded => Some("the box was deleted or lost while this ran".into()),
+            Self::Stopped => Some("ended with its box, which was paused for longer than it keeps its processes".into()),
             Self::Lost(error) => Some(error.to_string()),
             Self::Unknown => Some("lost when the server was restarted".into()),
             Self::Left => Some("the server is shutting down; the run goes on".into()),
@@ -141,6 +146,7 @@ impl Ending {
             Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
+            | Self::Stopped
             | Self::Lost(_)
             | Self::Unknown
             | Self::Left => None,
@@ -366,6 +372,9 @@ impl Run {
             }
         }
         let Self { yard, lease, id, listed, .. } = self;
+        if let Some(exit) = exit {
+            memory::look(&yard, &lease.kept().shared, exit);
+        }
         drop(lease);
         match unrecorded {
             // A run without an end would be shown as running for as long as this server lives.
@@ -390,6 +399,7 @@ impl Run {
             | Ending::NotStarted(_)
             | Ending::NotRecorded(_)
             | Ending::BoxEnded
+            | Ending::Stopped
             | Ending::Lost(_)
             | Ending::Unknown
             | Ending::Left => {

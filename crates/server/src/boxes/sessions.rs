@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::kept::{Kept, Lease};
 use super::order::WORKSPACE;
 use super::work::ENVIRONMENT;
-use super::{BoxError, Boxes, now_ms};
+use super::{BoxError, Boxes, memory, now_ms};
 use crate::store::LogRow;
 
 /// What a session runs.
@@ -53,6 +53,7 @@ pub enum SessionError {
 /// A program that runs for as long as this lives.
 #[derive(Debug)]
 pub struct Session {
+    boxes: Boxes,
     lease: Lease,
     name: String,
     job: Job,
@@ -67,6 +68,7 @@ impl Session {
         let event = self.job.next().await?;
         if let Event::Exit(exit) = &event {
             self.lease.worked(i64::try_from(exit.cpu_ns).unwrap_or(i64::MAX));
+            memory::look(&self.boxes.yard, &self.lease.kept().shared, *exit);
         }
         Ok(event)
     }
@@ -129,7 +131,7 @@ impl Boxes {
         };
         let job = agent::exec(self.yard.engine.as_ref(), kept.id(), exec).await;
         let job = job.map_err(|error| lost(kept, error))?;
-        Ok(Session { lease, name, job })
+        Ok(Session { boxes: self.clone(), lease, name, job })
     }
 
     /// Sends signal `signal` (its number on Linux) to the process group in the foreground of a session.

@@ -36,7 +36,13 @@ impl Boxes {
             Phase::Creating => return Ok(Usage::default()),
             Phase::Failed => return Err(kept.failure().unwrap_or(BoxError::Busy)),
             Phase::Deleting | Phase::Deleted => return Err(BoxError::NotFound),
-            Phase::Ready | Phase::Pausing | Phase::Paused | Phase::Resuming | Phase::Saving { .. } => {}
+            Phase::Ready
+            | Phase::Pausing
+            | Phase::Paused
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { .. }
+            | Phase::Saving { .. } => {}
         }
         let usage = timeout(USAGE_DEADLINE, self.yard.usage(kept.id())).await.map_err(|_| BoxError::Busy)?;
         usage.map_err(|error| match (kept.phase().is_gone(), error.kind) {

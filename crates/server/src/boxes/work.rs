@@ -116,7 +116,11 @@ impl Work<'_> {
             on_close: OnClose::Keep,
             ..wire::Exec::new(id.to_string(), order.argv, order.folder, User::BOXUSER)
         };
-        let starting = agent::exec(self.engine, self.lease.kept().id(), exec);
+        let kept = self.lease.kept();
+        let starting = async {
+            let _awake = kept.shared.awake().await;
+            agent::exec(self.engine, kept.id(), exec).await
+        };
         let job = tokio::select! {
             biased;
             () = self.lease.over().cancelled() => Err(Ending::BoxEnded),
@@ -140,9 +144,15 @@ impl Work<'_> {
         turns: &Semaphore,
         limit: Option<(Duration, Instant)>,
     ) -> Ending {
+        let kept = self.lease.kept();
         let attaching = async {
+            // One that is frozen with its box is waited for.
+            if !kept.shared.goes_on().await {
+                return None;
+            }
             let _turn = turns.acquire().await;
-            agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await
+            let _awake = kept.shared.awake().await;
+            Some(agent::attach(self.engine, kept.id(), id.to_string()).await)
         };
         let job = tokio::select! {
             biased;
@@ -150,6 +160,7 @@ impl Work<'_> {
             () = self.leaving.cancelled() => return Ending::Left,
             job = attaching => job,
         };
+        let Some(job) = job else { return Ending::Stopped };
         match job {
             Err(AgentError::Refused { .. }) => Ending::Unknown,
             Err(error) => Ending::Lost(error),
@@ -180,8 +191,13 @@ impl Work<'_> {
                 () = self.leaving.cancelled() => return Followed::Over(Ending::Left),
                 result = &mut pump => return Followed::Over(match (result, ending) {
                     (Ok(exit), Some((reason, _))) => reason.ending(exit),
+                    // What stops a box kills what is in it, and the news of that may come first.
+                    (Ok(Exit { signal: Some(_), .. }), None) if self.lease.kept().phase().is_stopped() => {
+                        Ending::Stopped
+                    }
                     (Ok(exit), None) => Ending::Exited(exit),
                     (Err(_), Some((reason, _))) => reason.ending(KILLED),
+                    (Err(_), None) if self.lease.kept().phase().is_stopped() => Ending::Stopped,
                     (Err(error), None) => Ending::Lost(error),
                 }),
                 () = self.cancel.cancelled(), if ending.is_none() => Reason::Cancelled,

@@ -128,6 +128,21 @@ impl Setting for Span {
     }
 }
 
+/// A length of time above 0, or none: `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SpanOrOff(pub Option<Duration>);
+
+impl Setting for SpanOrOff {
+    const EXPECTED: &'static str = "a time above 0 such as 500ms, 30s, 5m, 12h, 7d or a number of seconds, or off";
+
+    fn read(text: &str) -> Option<Self> {
+        if text == "off" {
+            return Some(Self(None));
+        }
+        Span::read(text).filter(|Span(span)| !span.is_zero()).map(|Span(span)| Self(Some(span)))
+    }
+}
+
 /// Reads a length of time as settings write it: `500ms`, `30s`, `5m`, `12h`, `7d`, or a number of seconds.
 ///
 /// # Errors

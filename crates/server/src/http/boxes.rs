@@ -16,16 +16,18 @@ use super::Http;
 use super::auth::Caller;
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonObject, Path, Query, typed};
-use crate::boxes::{BoxError, Kept, NewBox};
+use crate::boxes::{BoxError, Kept, Life, NewBox};
 
 /// How long the answer to a creation waits for the box to be ready; then it says `creating`, and clients ask again.
-const CREATE_WAIT: Duration = Duration::from_secs(5);
+pub(super) const CREATE_WAIT: Duration = Duration::from_secs(5);
+/// The same for an ephemeral box: clients take the answer for ready and do not ask again, and wait for ten minutes.
+const EPHEMERAL_WAIT: Duration = Duration::from_secs(590);
 /// Boxes that one call deletes at most.
 const DELETE_MAX: usize = 1000;
 
 /// Fields of the real service that this server does not know yet. Asking for one is refused, because a box without it would not be
 /// what was asked for.
-const NOT_YET: [&str; 21] = [
+const NOT_YET: [&str; 17] = [
     "agent",
     "agent_api_key",
     "attach_headers",
@@ -33,12 +35,9 @@ const NOT_YET: [&str; 21] = [
     "clone_repo",
     "clone_token",
     "custom_runner",
-    "ephemeral",
     "git_user_email",
     "git_user_name",
     "github_token",
-    "init_command",
-    "keep_alive",
     "mcp_servers",
     "model",
     "network_policy",
@@ -46,12 +45,12 @@ const NOT_YET: [&str; 21] = [
     "runner",
     "skills",
     "snapshot_id",
-    "ttl",
 ];
 
 /// Makes a box
 ///
-/// Answers when the box is ready (`idle`), or after five seconds with `creating` when its image must be built first.
+/// Answers when the box is ready (`idle`), or after five seconds with `creating` when its image must be built first; for an ephemeral
+/// box it waits until that is done.
 #[utoipa::path(post, path = "/v2/box", tag = "boxes", request_body = CreateBox, responses((status = 200, body = BoxData), Refusals))]
 pub(super) async fn create(
     State(http): State<Arc<Http>>,
@@ -60,6 +59,13 @@ pub(super) async fn create(
 ) -> Result<axum::Json<BoxData>, ApiError> {
     refuse_what_is_not_there(&fields)?;
     let request: CreateBox = typed(fields)?;
+    let life = Life::check(
+        request.keep_alive.unwrap_or(false),
+        request.init_command,
+        request.ephemeral.unwrap_or(false),
+        request.ttl,
+    )?;
+    let wait = if life.is_ephemeral() { EPHEMERAL_WAIT } else { CREATE_WAIT };
     let new = NewBox::check(
         request.name,
         request.labels.unwrap_or_default(),
@@ -67,13 +73,18 @@ pub(super) async fn create(
         request.runtime.as_deref(),
         request.env_vars.unwrap_or_default(),
     )?;
-    let kept = http.boxes.create(&account, new).await?;
-    when_made(&http, &account, kept).await
+    let kept = http.boxes.create(&account, new.living(life)).await?;
+    when_made(&http, &account, kept, wait).await
 }
 
-/// Answers the creation of a box when it is ready, or when that has taken long enough.
-pub(super) async fn when_made(http: &Http, account: &AccountId, kept: Kept) -> Result<axum::Json<BoxData>, ApiError> {
-    kept.made(CREATE_WAIT).await;
+/// Answers the creation of a box when it is ready, or when that has taken as long as `wait`.
+pub(super) async fn when_made(
+    http: &Http,
+    account: &AccountId,
+    kept: Kept,
+    wait: Duration,
+) -> Result<axum::Json<BoxData>, ApiError> {
+    kept.made(wait).await;
     if let Some(BoxError::Failed { kind, text }) = kept.failure() {
         // Nobody was told of the box, so nobody would delete it.
         http.boxes.delete(account, kept.id().as_str()).await?;

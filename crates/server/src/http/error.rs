@@ -127,6 +127,7 @@ impl ApiError {
             Ending::BoxEnded => {
                 Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
             }
+            Ending::Stopped => Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default()))),
             Ending::Unknown | Ending::Left => Some(Self::leaving()),
         }
     }
@@ -196,9 +197,16 @@ impl From<BoxError> for ApiError {
             }
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
             BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
-            BoxError::NameTaken(_) | BoxError::LabelTaken | BoxError::RunEnded(_) | BoxError::Failed { .. } => {
-                StatusCode::CONFLICT
-            }
+            BoxError::NameTaken(_)
+            | BoxError::LabelTaken
+            | BoxError::RunEnded(_)
+            | BoxError::KeptAlive
+            | BoxError::Failed { .. } => StatusCode::CONFLICT,
+            BoxError::Undone { kind, .. } => match kind {
+                ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorKind::NotFound | ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             BoxError::Full(full) if full.is_of_host() => StatusCode::SERVICE_UNAVAILABLE,
             BoxError::Full(_) | BoxError::TooManyRuns(_) | BoxError::TooManySnapshots(_) => {
                 StatusCode::TOO_MANY_REQUESTS

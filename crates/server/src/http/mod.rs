@@ -30,9 +30,11 @@ mod logs;
 mod observe;
 mod openapi;
 mod paced;
+mod pause;
 mod runs;
 mod snapshots;
 mod ssh;
+mod startup;
 mod stream;
 mod usage;
 

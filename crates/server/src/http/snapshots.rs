@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::Http;
 use super::auth::Caller;
-use super::boxes::{refuse_what_is_not_there, when_made};
+use super::boxes::{CREATE_WAIT, refuse_what_is_not_there, when_made};
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonBody, JsonObject, Path, Query, typed};
 use crate::boxes::Restore;
@@ -138,7 +138,7 @@ pub(super) async fn restore(
     };
     let asked = asked(fields)?;
     let kept = http.boxes.restore(&account, &snapshot, asked).await?;
-    when_made(&http, &account, kept).await
+    when_made(&http, &account, kept, CREATE_WAIT).await
 }
 
 /// Makes a box that starts as a copy of another
@@ -156,7 +156,7 @@ pub(super) async fn fork(
     let asked = asked(fields)?;
     let kept = http.boxes.find(&account, &id)?;
     let forked = http.boxes.fork(&kept, asked).await?;
-    when_made(&http, &account, forked).await
+    when_made(&http, &account, forked, CREATE_WAIT).await
 }
 
 fn asked(fields: Map<String, Value>) -> Result<Restore, ApiError> {

@@ -348,7 +348,12 @@ fn farewell(kept: &Kept, phase: Phase) -> String {
     let id = kept.id();
     match phase {
         Phase::Deleting | Phase::Deleted => format!("box {id} was deleted"),
-        Phase::Pausing | Phase::Paused | Phase::Resuming | Phase::Saving { .. } => format!("box {id} was paused"),
+        Phase::Pausing
+        | Phase::Paused
+        | Phase::Stopping
+        | Phase::Stopped
+        | Phase::Resuming { .. }
+        | Phase::Saving { .. } => format!("box {id} was paused"),
         Phase::Failed | Phase::Creating | Phase::Ready => match kept.failure() {
             Some(error) => format!("box {id} was lost: {error}"),
             None => format!("box {id} was lost"),

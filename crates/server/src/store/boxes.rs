@@ -21,13 +21,18 @@ const DELETED: &str = "deleted";
 
 const INSERT: Sql = Sql::new(
     "insert into boxes (id, account, name, size, runtime, env, engine, phase, error, total_cpu_ns, last_activity_at,
-        created_at, updated_at, deleted_at, seq, from_snapshot)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        created_at, updated_at, deleted_at, seq, from_snapshot, keep_alive, init_command, init_due, expires_at)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
 );
 const TAKE_NAME: Sql = Sql::new("insert into box_names (account, name, box_id) values ($1, $2, $3)");
 const FREE_NAME: Sql = Sql::new("delete from box_names where box_id = $1");
 pub(super) const SET_PHASE: Sql = Sql::new("update boxes set phase = $1, error = $2, updated_at = $3 where id = $4");
-const SET_DELETED: Sql = Sql::new("update boxes set deleted_at = $1, env = '{}' where id = $2 and deleted_at is null");
+const SET_DELETED: Sql = Sql::new(
+    "update boxes set deleted_at = $1, env = '{}', init_command = '', init_due = false
+     where id = $2 and deleted_at is null",
+);
+const SET_INIT: Sql = Sql::new("update boxes set init_command = $1, init_due = $2, updated_at = $3 where id = $4");
+const SET_INIT_DUE: Sql = Sql::new("update boxes set init_due = $1 where id = $2");
 const FORGET_TOKENS: Sql = Sql::new("delete from ssh_tokens where box_id = $1");
 const TOUCH: Sql = Sql::new("update boxes set updated_at = $1 where id = $2");
 const ADD_LABEL: Sql = Sql::new("insert into box_labels (box_id, label, place) values ($1, $2, $3)");
@@ -43,7 +48,9 @@ macro_rules! select_boxes {
     ($rest:literal) => {
         Sql::new(concat!(
             "select b.id, b.account, b.name, b.size, b.runtime, b.env, b.engine, b.phase, b.error, b.total_cpu_ns,
-                b.last_activity_at, b.created_at, b.updated_at, b.deleted_at, b.from_snapshot from boxes b ",
+                b.last_activity_at, b.created_at, b.updated_at, b.deleted_at, b.from_snapshot, b.keep_alive, b.init_command,
+                b.init_due, b.expires_at
+                from boxes b ",
             $rest
         ))
     };
@@ -100,6 +107,14 @@ pub struct BoxRow {
     pub deleted_at: Option<i64>,
     /// The snapshot that its disk started as a copy of; it may be gone.
     pub from_snapshot: Option<SnapshotId>,
+    /// Whether it is never paused.
+    pub keep_alive: bool,
+    /// What runs in it whenever it is started, if not empty; forgotten when it is deleted.
+    pub init_command: String,
+    /// Whether that has yet to be run, when the box takes work next.
+    pub init_due: bool,
+    /// When it is deleted by itself, if it is ephemeral.
+    pub expires_at: Option<i64>,
 }
 
 impl Store {
@@ -136,6 +151,10 @@ impl Store {
                     row.deleted_at,
                     seq,
                     row.from_snapshot.as_ref().map(SnapshotId::as_str),
+                    row.keep_alive,
+                    row.init_command,
+                    row.init_due,
+                    row.expires_at,
                 ],
             )
             .map_err(|error| taken(error, StoreError::IdTaken))?;
@@ -181,6 +200,25 @@ impl Store {
             add_labels(db, &id, &labels)
         })
         .await
+    }
+
+    /// Replaces a box's init command (empty: none) and says whether it has yet to be run.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or the database's failures.
+    pub async fn set_init(&self, id: BoxId, command: String, due: bool, at: i64) -> Result<(), StoreError> {
+        self.write("changing a box's init command", move |db| {
+            changed(db.execute(SET_INIT, (&command, due, at, id.as_str()))?)
+        })
+        .await
+    }
+
+    /// Says whether a box's init command has yet to be run.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or the database's failures.
+    pub async fn set_init_due(&self, id: BoxId, due: bool) -> Result<(), StoreError> {
+        self.write("noting a box's start", move |db| changed(db.execute(SET_INIT_DUE, (due, id.as_str()))?)).await
     }
 
     /// Adds `cpu_ns` to what a box has used and notes that something worked in it at `at`.
@@ -287,6 +325,10 @@ fn box_row(row: &Row<'_>) -> rusqlite::Result<BoxRow> {
         updated_at: row.get(12)?,
         deleted_at: row.get(13)?,
         from_snapshot: snapshot(row, 14)?,
+        keep_alive: row.get(15)?,
+        init_command: row.get(16)?,
+        init_due: row.get(17)?,
+        expires_at: row.get(18)?,
     })
 }
 

@@ -64,12 +64,8 @@ async fn features_that_are_not_there_yet_are_refused_by_name() {
     for (field, value) in [
         ("agent", json!("claude-code")),
         ("model", json!("anthropic/claude-sonnet-5")),
-        ("keep_alive", json!(true)),
-        ("ephemeral", json!(true)),
-        ("ttl", json!(60)),
         ("network_policy", json!({"mode": "deny-all"})),
         ("attach_headers", json!({"a.example": {"X": "y"}})),
-        ("init_command", json!("true")),
         ("skills", json!(["a/b/c"])),
         ("mcp_servers", json!([{"name": "x"}])),
         ("browser", json!(true)),

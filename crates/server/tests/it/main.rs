@@ -12,6 +12,7 @@ mod code;
 mod connections;
 mod exec;
 mod labels;
+mod life;
 mod logs;
 mod metrics;
 mod openapi;

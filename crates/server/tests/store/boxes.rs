@@ -16,6 +16,10 @@ async fn a_box_comes_back_as_it_was_stored() {
         labels: vec!["z".into(), "a:b".into(), "m".into()],
         size: Size::Large,
         error: Some("no room".into()),
+        keep_alive: true,
+        init_command: "npm start".into(),
+        init_due: true,
+        expires_at: Some(99),
         ..box_row(&yard.account, 7)
     };
     yard.store.insert_box(row.clone()).await.expect("add the box");

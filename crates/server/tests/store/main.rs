@@ -70,5 +70,9 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         updated_at: 10,
         deleted_at: None,
         from_snapshot: None,
+        keep_alive: false,
+        init_command: String::new(),
+        init_due: false,
+        expires_at: None,
     }
 }

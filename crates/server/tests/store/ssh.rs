@@ -170,6 +170,8 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         let store = Store::open(&path, StoreOptions::default()).await.expect("open it with this version");
         let found = store.find_box(&acc, "mine").await.expect("find").expect("the box is there");
         assert_eq!((found.id.clone(), found.total_cpu_ns), (id.clone(), 5));
+        assert_eq!((found.keep_alive, found.init_due, found.expires_at), (false, false, None));
+        assert_eq!(found.init_command, "");
         assert_eq!(store.find_key([0xab; 32]).await.expect("find").map(|(_, account)| account), Some(acc.clone()));
         let row = key(&acc, 1);
         assert_eq!(store.insert_ssh_key(row.clone(), 100).await.expect("the new table is there"), row);
@@ -185,6 +187,7 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         .and_then(Iterator::collect)
         .expect("versions");
     let later = |version, name: &str| (version, name.to_owned(), true);
-    let expected = [(1, "start".into(), false), later(2, "ssh"), later(3, "snapshots"), later(4, "account")];
+    let expected =
+        [(1, "start".into(), false), later(2, "ssh"), later(3, "snapshots"), later(4, "account"), later(5, "life")];
     assert_eq!(versions, expected);
 }
