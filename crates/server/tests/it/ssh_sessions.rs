@@ -256,6 +256,24 @@ async fn sessions_of_a_deleted_box_are_told() {
 }
 
 #[tokio::test]
+async fn sessions_of_a_paused_box_are_told_and_the_next_login_resumes_it() {
+    let yard = Yard::with_door(|_| {}).await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    let ssh = yard.enter(&id).await;
+    let mut command = ssh.begin("echo up; sleep").await;
+    until(&mut command, |said| said.out == b"up\n").await;
+    let paused = client.post(&format!("/v2/box/{id}/pause"), json!({})).await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    let text = format!("box {id} was paused");
+    assert_eq!(rest(&mut command).await.err(), format!("{text}\n"));
+    assert_eq!(ssh.farewell().await, text);
+    let again = yard.enter(&id).await;
+    let mut command = again.begin("echo up again").await;
+    assert_eq!(rest(&mut command).await.out(), "up again\n");
+}
+
+#[tokio::test]
 async fn terminals_are_told_that_the_server_goes_down_and_go_on_for_a_while() {
     let yard = Yard::with_door(|config| config.limits.ssh_shutdown_grace = Duration::from_secs(2)).await;
     let id = yard.client().new_box().await;
