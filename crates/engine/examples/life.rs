@@ -113,7 +113,6 @@ async fn measure(engine: &LocalEngine, pool: bool) {
     say("drop of a snapshot", drops);
     let mut usages = Vec::new();
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(1100)).await;
         usages.push(timed(engine.usage(id)).await);
     }
     say("usage", usages);
