@@ -6,6 +6,7 @@
 //! `disk` does one thing to the file system that boxes lie on.
 
 mod disk;
+mod files;
 mod launch;
 mod serve;
 mod sftp;

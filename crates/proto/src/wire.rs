@@ -133,6 +133,12 @@ pub const ACCEPT_SECONDS: u64 = 30;
 /// Connections of one `listen` that wait to be accepted at most; more stay in the kernel's queue.
 pub const INCOMING_MAX: usize = 64;
 
+/// Bytes of a job's output that are held until they are taken, at most; see [`Exec::spool`].
+pub const HELD_MAX: usize = 1024 * 1024;
+
+/// How long a job whose held output is full waits for somebody to take it, when it has no connection, in seconds.
+pub const HELD_SECONDS: u64 = 60;
+
 /// What becomes of a job when its connection closes before it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -186,6 +192,8 @@ pub struct PtySize {
 pub enum Builtin {
     /// An SFTP server, version 3 with OpenSSH's extensions, on standard input and output.
     Sftp,
+    /// Work on files for the files API; see [`crate::files`]. Ability [`ability::FILES`].
+    Files,
 }
 
 /// Which processes a signal goes to.
@@ -264,6 +272,12 @@ pub struct Exec {
     /// Runs a part of `boxyard-init` instead of a program; `argv` is then only its name. Ability [`ability::SFTP`].
     #[serde(default)]
     pub builtin: Option<Builtin>,
+    /// Nothing of its output is lost when the connection is: for jobs with [`OnClose::Keep`]. Output is counted in bytes from the job's
+    /// start, both streams together in the order of their frames. What has been sent and not yet been [`ToInit::Taken`] is held, up to
+    /// [`HELD_MAX`] bytes, and comes again after an [`ToInit::Attach`]. When that much is held the job's output is not read, so that the
+    /// job waits; without a connection for [`HELD_SECONDS`] at most, after which the oldest bytes make room. Ability [`ability::SPOOL`].
+    #[serde(default)]
+    pub spool: bool,
 }
 
 impl Exec {
@@ -279,6 +293,7 @@ impl Exec {
             on_close: OnClose::End,
             pty: None,
             builtin: None,
+            spool: false,
         }
     }
 }
@@ -293,10 +308,18 @@ pub enum ToInit {
     Exec(Exec),
     /// Takes over a job started with [`OnClose::Keep`] whose connection is gone. Answered like `exec`, then with what follows; a job
     /// that nobody knows is answered with `failed` of kind [`FailedKind::NotFound`]. What a job wrote while it had no connection is
-    /// lost. An ended job's result can be taken once.
+    /// lost, unless it was started with [`Exec::spool`]. An ended job's result, and what is held of its output, can be taken once.
     Attach {
         /// The job's name.
         job: String,
+        /// The first byte of its output that is wanted; `started` tells which one comes first.
+        #[serde(default)]
+        from: Option<u64>,
+    },
+    /// Output of a job with [`Exec::spool`] up to this byte is safe and need not be held any more.
+    Taken {
+        /// How many bytes from the job's start.
+        upto: u64,
     },
     /// Sends a signal to processes of the job.
     Signal {
@@ -359,6 +382,10 @@ pub enum FromInit {
     Started {
         /// Its process id inside the box, taken when it was started, so above 0 even when it has ended since.
         pid: u32,
+        /// The number of the first byte of output that follows, with [`Exec::spool`]. Above what was asked for when bytes before it are
+        /// lost.
+        #[serde(default)]
+        from: u64,
     },
     /// A `dial`, `listen` or `accept` has its socket.
     Opened {
@@ -437,9 +464,13 @@ pub mod ability {
     pub const DIAL: &str = "dial";
     /// [`super::ToInit::Listen`] and [`super::ToInit::Accept`].
     pub const LISTEN: &str = "listen";
+    /// [`super::Builtin::Files`].
+    pub const FILES: &str = "files";
+    /// [`super::Exec::spool`], [`super::ToInit::Attach::from`], [`super::ToInit::Taken`].
+    pub const SPOOL: &str = "spool";
 
     /// Those of this version.
-    pub const OURS: [&str; 7] = [EXEC, ATTACH, PTY, SFTP, SIGNAL_JOB, DIAL, LISTEN];
+    pub const OURS: [&str; 9] = [EXEC, ATTACH, PTY, SFTP, SIGNAL_JOB, DIAL, LISTEN, FILES, SPOOL];
 }
 
 /// How a job ended.
@@ -504,8 +535,8 @@ pub fn parse<'a, M: Deserialize<'a>>(payload: &'a [u8], known: &[&str]) -> Resul
 
 impl ToInit {
     /// The `type`s of this version.
-    pub const KNOWN: [&str; 10] =
-        ["hello", "exec", "attach", "signal", "signal_job", "resize", "end", "dial", "listen", "accept"];
+    pub const KNOWN: [&str; 11] =
+        ["hello", "exec", "attach", "taken", "signal", "signal_job", "resize", "end", "dial", "listen", "accept"];
 }
 
 impl FromInit {

@@ -102,6 +102,7 @@ impl std::fmt::Debug for Job {
 pub async fn exec(engine: &dyn Engine, id: &BoxId, exec: wire::Exec) -> Result<Job, AgentError> {
     let needs = match (&exec.pty, exec.on_close, exec.builtin) {
         (_, _, Some(wire::Builtin::Sftp)) => Some(ability::SFTP),
+        (_, _, Some(wire::Builtin::Files)) => Some(ability::FILES),
         (Some(_), ..) | (_, wire::OnClose::Hangup, _) => Some(ability::PTY),
         (None, wire::OnClose::End | wire::OnClose::Keep, None) => None,
     };
@@ -113,7 +114,7 @@ pub async fn exec(engine: &dyn Engine, id: &BoxId, exec: wire::Exec) -> Result<J
 /// # Errors
 /// As [`exec`]; a job that the box does not know is [`AgentError::Refused`] with [`FailedKind::NotFound`].
 pub async fn attach(engine: &dyn Engine, id: &BoxId, job: String) -> Result<Job, AgentError> {
-    begin(engine.connect(id).await?, ToInit::Attach { job }, None).await
+    begin(engine.connect(id).await?, ToInit::Attach { job, from: None }, None).await
 }
 
 /// Sends signal `signal` (its number on Linux) to processes of a job by its name, whatever its own connection is full of.
@@ -133,7 +134,7 @@ pub async fn signal_job(
 
 async fn begin(stream: Box<dyn Duplex>, first: ToInit, needs: Option<&'static str>) -> Result<Job, AgentError> {
     let (reader, control, answer) = open(stream, first, needs, START_DEADLINE).await?;
-    if let FromInit::Started { pid: pid @ 1.. } = answer {
+    if let FromInit::Started { pid: pid @ 1.., .. } = answer {
         return Ok(Job { pid, reader, control });
     }
     Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(answer).describe())))

@@ -11,14 +11,14 @@ async fn job(sent: &[u8]) -> (Result<Job, AgentError>, DuplexStream) {
     bytes.extend_from_slice(sent);
     let (mut read, mut write) = tokio::io::split(theirs);
     write.write_all(&bytes).await.expect("it fits");
-    let job = begin(Box::new(ours), ToInit::Attach { job: "j".into() }, None).await;
+    let job = begin(Box::new(ours), ToInit::Attach { job: "j".into(), from: None }, None).await;
     let mut greeting = [0; wire::HEADER_LEN];
     read.read_exact(&mut greeting).await.expect("a greeting");
     (job, read.unsplit(write))
 }
 
 fn started() -> Vec<u8> {
-    wire::json_frame(&FromInit::Started { pid: 7 })
+    wire::json_frame(&FromInit::Started { pid: 7, from: 0 })
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn a_peer_that_breaks_the_protocol_is_left() {
         assert!(matches!(answer, Err(AgentError::Protocol(_))), "{sent:?}: {answer:?}");
     }
     let exit = FromInit::Exit(Exit { code: 0, signal: None, cpu_ns: 0, memory_peak: 0 });
-    for first in [FromInit::Started { pid: 0 }, exit] {
+    for first in [FromInit::Started { pid: 0, from: 0 }, exit] {
         let (job, _peer) = job(&wire::json_frame(&first)).await;
         assert!(matches!(job, Err(AgentError::Protocol(_))), "{first:?}: {job:?}");
     }

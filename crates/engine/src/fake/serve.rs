@@ -50,16 +50,16 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                 return match start(&home.upgrade()?, exec) {
                     Ok(opened) => {
                         let pid = PIDS.fetch_add(1, Ordering::Relaxed);
-                        send(write, &FromInit::Started { pid }).await?;
+                        send(write, &FromInit::Started { pid, from: 0 }).await?;
                         Some(opened)
                     }
                     Err(message) => refuse(write, message).await,
                 };
             }
-            Frame::Message(ToInit::Attach { job }) => {
+            Frame::Message(ToInit::Attach { job, .. }) => {
                 let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
                 let Some(found) = found else { return refuse(write, format!("no job '{job}'")).await };
-                send(write, &FromInit::Started { pid: 2 }).await?;
+                send(write, &FromInit::Started { pid: 2, from: 0 }).await?;
                 let told = found.connect();
                 if let Some(exit) = found.exit() {
                     send(write, &FromInit::Exit(exit)).await?;
@@ -72,7 +72,7 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                 let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
                 let Some(found) = found else { return refuse(write, format!("no job '{job}'")).await };
                 found.signal(signal);
-                send(write, &FromInit::Started { pid: 2 }).await?;
+                send(write, &FromInit::Started { pid: 2, from: 0 }).await?;
                 return None;
             }
             Frame::Message(ToInit::Dial { to, .. }) => {
@@ -87,9 +87,10 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                 sockets::accept(&*home.upgrade()?, connection, read, write).await;
                 return None;
             }
-            Frame::Message(ToInit::Signal { .. } | ToInit::Resize { .. } | ToInit::End { .. }) | Frame::Data(_) => {
-                return None;
-            }
+            Frame::Message(
+                ToInit::Signal { .. } | ToInit::Resize { .. } | ToInit::End { .. } | ToInit::Taken { .. },
+            )
+            | Frame::Data(_) => return None,
         }
     }
 }
@@ -181,6 +182,7 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
                 ToInit::Hello(_)
                 | ToInit::Exec(_)
                 | ToInit::Attach { .. }
+                | ToInit::Taken { .. }
                 | ToInit::SignalJob { .. }
                 | ToInit::Dial { .. }
                 | ToInit::Listen { .. }

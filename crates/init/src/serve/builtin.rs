@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use boxyard_proto::wire::Builtin;
 
-use crate::{sftp, sys};
+use crate::{files, sftp, sys};
 
 /// The child's whole life once it is prepared. It is a copy of PID 1 with another user: nothing of that must be used or go on.
 pub fn run(builtin: Builtin) -> ! {
@@ -18,11 +18,15 @@ pub fn run(builtin: Builtin) -> ! {
             let _ = rustix::thread::set_name(c"sftp-server");
             sftp::serve(rustix::stdio::stdin().as_fd(), rustix::stdio::stdout().as_fd())
         }
+        Builtin::Files => {
+            let _ = rustix::thread::set_name(c"files");
+            files::serve(rustix::stdio::stdin().as_fd(), rustix::stdio::stdout().as_fd())
+        }
     }));
     match ended {
         Ok(Ok(())) => sys::exit_now(0),
         Ok(Err(error)) => {
-            let _ = rustix::io::write(rustix::stdio::stderr(), format!("boxyard: sftp: {error}\n").as_bytes());
+            let _ = rustix::io::write(rustix::stdio::stderr(), format!("boxyard: {builtin:?}: {error}\n").as_bytes());
             sys::exit_now(1)
         }
         Err(_) => sys::exit_now(255),

@@ -248,7 +248,7 @@ impl Course {
             match incoming {
                 Incoming::Input(range) => self.job.stdin.push(connection.input(range)),
                 Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
-                Incoming::Message(ToInit::Hello(_)) => {}
+                Incoming::Message(ToInit::Hello(_) | ToInit::Taken { .. }) => {}
                 Incoming::Message(ToInit::Signal { signal, scope }) => {
                     if (1..=64).contains(&signal) {
                         self.job.members.signal(signal, scope);
@@ -306,7 +306,7 @@ impl Course {
 
     /// Makes `comer` the connection of this job, and does what it may have said already.
     fn take_over(&mut self, mut comer: Connection) {
-        comer.say(&FromInit::Started { pid: self.job.members.first() });
+        comer.say(&FromInit::Started { pid: self.job.members.first(), from: 0 });
         self.connection = Some(comer);
         if self.heed().is_err() {
             self.lose_connection();

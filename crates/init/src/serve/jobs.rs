@@ -190,7 +190,7 @@ impl Jobs {
         let Some((pid, exit)) = self.take_result(name) else {
             return Err((connection, Refusal::new(FailedKind::NotFound, "there is no such job")));
         };
-        connection.say(&FromInit::Started { pid });
+        connection.say(&FromInit::Started { pid, from: 0 });
         connection.say(&FromInit::Exit(exit));
         // Fetched by others meanwhile or not: it is there until somebody has certainly read it.
         if !connection.deliver().await {

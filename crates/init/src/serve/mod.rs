@@ -156,13 +156,13 @@ async fn serve(mut connection: Connection, jobs: &Rc<Jobs>, sockets: &Rc<Sockets
             Ok(started) => follow(started, connection, jobs).await,
             Err(refusal) => refuse(connection, refusal).await,
         },
-        Ok(Ok(ToInit::Attach { job })) => {
+        Ok(Ok(ToInit::Attach { job, .. })) => {
             if let Err((connection, refusal)) = jobs.attach(&job, connection).await {
                 refuse(connection, refusal).await;
             }
         }
         Ok(Ok(ToInit::SignalJob { job, signal, scope })) => match jobs.signal(&job, signal, scope) {
-            Ok(pid) => conclude(connection, &FromInit::Started { pid }).await,
+            Ok(pid) => conclude(connection, &FromInit::Started { pid, from: 0 }).await,
             Err(refusal) => refuse(connection, refusal).await,
         },
         Ok(Ok(ToInit::Dial { to, user })) => dial(connection, &to, user, jobs, sockets).await,

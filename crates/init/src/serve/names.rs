@@ -181,7 +181,7 @@ mod tests {
     fn frames_are_read_in_whatever_pieces_they_come() {
         let frame = |kind, payload: &[u8]| [wire::header(kind, payload.len()).as_slice(), payload].concat();
         let frames = [
-            wire::json_frame(&FromInit::Started { pid: 7 }),
+            wire::json_frame(&FromInit::Started { pid: 7, from: 0 }),
             frame(Kind::Out, b"192.0.2.1 x\n192.0."),
             frame(Kind::Err, b"!\n"),
             frame(Kind::Out, b""),

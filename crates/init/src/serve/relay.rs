@@ -132,6 +132,7 @@ impl Relay {
                 Incoming::Message(
                     ToInit::Exec(_)
                     | ToInit::Attach { .. }
+                    | ToInit::Taken { .. }
                     | ToInit::Signal { .. }
                     | ToInit::SignalJob { .. }
                     | ToInit::Resize { .. }

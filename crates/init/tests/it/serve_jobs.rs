@@ -140,7 +140,7 @@ fn a_kept_job_survives_its_client_and_tells_its_result_once() {
         |script: &str, name: &str| Exec { job: name.into(), on_close: OnClose::Keep, stdin: true, ..shell(script) };
     let attach = |name: &str| {
         let mut client = Client::new(server.socket());
-        client.say(&ToInit::Attach { job: name.into() });
+        client.say(&ToInit::Attach { job: name.into(), from: None });
         client
     };
     // Its input ends with its client, so it goes on only then.
@@ -180,7 +180,7 @@ fn a_running_kept_job_can_be_taken_over() {
     let pid = first.start(exec);
     first.until("ready\n");
     let mut second = Client::new(server.socket());
-    second.say(&ToInit::Attach { job: "shared".into() });
+    second.say(&ToInit::Attach { job: "shared".into(), from: None });
     assert_eq!(second.started(), pid);
     assert!(matches!(first.next(), Frame::Closed), "the first connection has lost the job");
     let again = Exec { job: "shared".into(), ..command(&["true"]) };

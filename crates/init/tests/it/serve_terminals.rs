@@ -291,7 +291,7 @@ fn a_kept_job_keeps_its_terminal() {
     first.until("ready\r\n");
     drop(first);
     let mut second = Client::new(server.socket());
-    second.say(&ToInit::Attach { job: "kept".into() });
+    second.say(&ToInit::Attach { job: "kept".into(), from: None });
     second.started();
     second.say(&ToInit::Resize { size: PtySize { columns: 3, rows: 4, width: 0, height: 0 } });
     let outcome = second.finish();
@@ -305,7 +305,7 @@ fn signal_job(server: &Server, job: &str, signal: i32, scope: Scope) -> Result<u
     let answer = loop {
         match client.next() {
             Frame::Message(FromInit::Hello(_)) => {}
-            Frame::Message(FromInit::Started { pid }) => break Ok(pid),
+            Frame::Message(FromInit::Started { pid, .. }) => break Ok(pid),
             Frame::Message(FromInit::Failed { kind, .. }) => break Err(kind),
             other => panic!("{other:?}"),
         }

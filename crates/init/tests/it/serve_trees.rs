@@ -134,7 +134,7 @@ fn a_kept_job_is_not_ended_by_its_clients_going() {
     assert_eq!(ok(server.socket(), &format!("kill -0 {pid} && echo alive")), "alive");
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     let mut client = Client::new(server.socket());
-    client.say(&ToInit::Attach { job: "kept".into() });
+    client.say(&ToInit::Attach { job: "kept".into(), from: None });
     assert_eq!(client.started(), pid);
     client.say(&ToInit::End { grace_ms: 0 });
     assert_eq!(client.finish().exit.signal, Some(libc::SIGKILL));

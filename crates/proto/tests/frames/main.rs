@@ -27,7 +27,9 @@ fn all() -> Vec<Vec<u8>> {
     let to_init = [
         ToInit::Hello(Hello::ours()),
         ToInit::Exec(exec),
-        ToInit::Attach { job: "a".into() },
+        ToInit::Attach { job: "a".into(), from: None },
+        ToInit::Attach { job: "a".into(), from: Some(7) },
+        ToInit::Taken { upto: 9 },
         ToInit::Signal { signal: 15, scope: Scope::Group },
         ToInit::SignalJob { job: "a".into(), signal: 64, scope: Scope::All },
         ToInit::Resize { size },
@@ -38,7 +40,7 @@ fn all() -> Vec<Vec<u8>> {
         ToInit::End { grace_ms: 5 },
     ];
     let from_init = [
-        FromInit::Started { pid: 1 },
+        FromInit::Started { pid: 1, from: 0 },
         FromInit::Opened { host: "::1".into(), port: 65_535 },
         FromInit::Incoming { connection: 7, host: String::new(), port: 0 },
         FromInit::OutEnd,

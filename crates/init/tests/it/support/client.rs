@@ -122,7 +122,7 @@ impl Client {
         loop {
             match self.next() {
                 Frame::Message(FromInit::Hello(hello)) => assert_eq!(hello.protocol, wire::PROTOCOL),
-                Frame::Message(FromInit::Started { pid }) => {
+                Frame::Message(FromInit::Started { pid, .. }) => {
                     assert!(pid > 0);
                     return pid;
                 }

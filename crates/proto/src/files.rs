@@ -1,0 +1,341 @@
+//! What is said to [`Builtin::Files`](crate::wire::Builtin::Files), the part of `boxyard-init` that works on files: a process of its own
+//! inside the box, as the job's user, so that the kernel itself says what it may touch and nothing on the host opens a path of a box.
+//!
+//! Its standard input and output carry frames as [`wire`](crate::wire) defines them. Requests are carried out one after the other, in
+//! order; more may be sent before the first is answered, and each gets exactly one final answer, [`Answer::Done`] or
+//! [`Answer::Failed`]. What a request yields comes before it. When standard input ends, what has been asked is finished and the process
+//! exits.
+//!
+//! ```text
+//!  server                                  files
+//!    Json write{path, …}        ────────▶
+//!    In* (content; empty = all) ────────▶
+//!                               ◀────────  Json done | failed
+//!    Json read{path, …}         ────────▶
+//!                               ◀────────  Json opened{stat}, Out* (content), Json done | failed
+//!    Json list{path}            ────────▶
+//!                               ◀────────  Json entries{…}*, Json done | failed
+//! ```
+//! A failed `write` reads the rest of its content all the same, so that the next request is found.
+//!
+//! Paths are bytes, not text: names of files need not be UTF-8. In JSON they are [`PathText`].
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a path at most, as for the kernel.
+pub const PATH_MAX: usize = 4096;
+
+/// Entries of an `entries` or `matches` message at most.
+pub const ENTRIES_MAX: usize = 512;
+
+/// Folders that the files API works in, and nothing outside of: symbolic links that lead out of them are refused, `..` above them too.
+pub const ROOTS: [&str; 2] = ["/workspace/home", "/home/boxuser"];
+
+/// A path or name as JSON can carry it: UTF-8 as it is, anything else in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PathText {
+    /// UTF-8.
+    Text(String),
+    /// Anything else.
+    Bytes {
+        /// The bytes, in standard base64 with padding.
+        base64: String,
+    },
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Ask {
+    /// Reads a file: `opened`, its bytes, `done`. A range beyond the end is empty.
+    Read {
+        /// Absolute path.
+        path: PathText,
+        /// First byte.
+        #[serde(default)]
+        offset: u64,
+        /// Bytes at most; to the end when missing. What a file gains after it was opened is not read.
+        #[serde(default)]
+        length: Option<u64>,
+    },
+    /// Writes a file in one step: the content goes to a temporary file beside it, which then takes its name. Missing folders are made.
+    /// An existing file keeps its mode; a symbolic link inside the roots is written through.
+    Write {
+        /// Absolute path.
+        path: PathText,
+        /// Permission bits of a new file, and of an existing one where given.
+        #[serde(default)]
+        mode: Option<u32>,
+    },
+    /// What is in a folder, without `.` and `..`, in order of names: `entries`*, `done`. Of a file nothing.
+    List {
+        /// Absolute path.
+        path: PathText,
+    },
+    /// What a path is: `stat`, `done`.
+    Stat {
+        /// Absolute path.
+        path: PathText,
+        /// Of what a symbolic link leads to instead of the link.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// Makes a folder.
+    Mkdir {
+        /// Absolute path.
+        path: PathText,
+        /// Its missing parents too, and no failure when it is there.
+        #[serde(default)]
+        parents: bool,
+    },
+    /// Renames, in place of what is there, as rename(2).
+    Rename {
+        /// Absolute path.
+        from: PathText,
+        /// Absolute path.
+        to: PathText,
+    },
+    /// Removes a file, a link or a folder.
+    Remove {
+        /// Absolute path.
+        path: PathText,
+        /// A folder with all that is in it.
+        #[serde(default)]
+        recursive: bool,
+    },
+    /// Sets permission bits.
+    Chmod {
+        /// Absolute path.
+        path: PathText,
+        /// 0 to 0o7777.
+        mode: u32,
+        /// Of everything below it too.
+        #[serde(default)]
+        recursive: bool,
+    },
+    /// A folder or file as an archive: `opened`, its bytes, `done`. Links are stored as links, sockets and devices left out.
+    Archive {
+        /// Absolute path.
+        path: PathText,
+        /// In which form.
+        format: Format,
+    },
+    /// Unpacks a tar archive, its content following as with `write`, into a folder, which is made if it is missing. Links and names that
+    /// lead out of the folder are refused, devices too.
+    Unpack {
+        /// Absolute path of the folder.
+        path: PathText,
+    },
+    /// Finds files by name or content: `matches`*, `done{truncated}`.
+    Search(Search),
+    /// Tells of changes below a folder until standard input ends: `watching`, `changes`*.
+    Watch {
+        /// Absolute path.
+        path: PathText,
+        /// In folders below it as well.
+        #[serde(default)]
+        recursive: bool,
+    },
+}
+
+/// The form of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// POSIX tar with pax headers where they are needed.
+    Tar,
+    /// The same, compressed with gzip.
+    TarGz,
+    /// Zip with data descriptors, deflated or stored.
+    Zip,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Search {
+    /// Absolute path of the folder to look in.
+    pub path: Option<PathText>,
+    /// A glob for names, or for paths below the folder where it has a `/`; everything when missing.
+    pub name: Option<String>,
+    /// A text, or a regular expression, that a line has to contain; then matches tell lines.
+    pub content: Option<String>,
+    /// `content` is a regular expression without look-around.
+    pub regex: bool,
+    /// Capital and small letters are the same.
+    pub ignore_case: bool,
+    /// Names with a leading dot count too, and what is below them.
+    pub hidden: bool,
+    /// Matches at most.
+    pub limit: u32,
+}
+
+/// What is answered. None of it is to be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Answer {
+    /// The file or archive is open; its bytes follow.
+    Opened {
+        /// What it is.
+        stat: Stat,
+        /// Bytes that will follow unless it shrinks meanwhile; unknown for archives.
+        #[serde(default)]
+        length: Option<u64>,
+    },
+    /// What a path is.
+    Stat {
+        /// It.
+        stat: Stat,
+    },
+    /// Some of a folder's entries, [`ENTRIES_MAX`] at most.
+    Entries {
+        /// They.
+        entries: Vec<Entry>,
+    },
+    /// Some matches of a search, [`ENTRIES_MAX`] at most.
+    Matches {
+        /// They.
+        matches: Vec<Match>,
+    },
+    /// The watch is set: changes from now on are told.
+    Watching,
+    /// What has changed, [`ENTRIES_MAX`] at most.
+    Changes {
+        /// In order.
+        changes: Vec<Change>,
+        /// Some before these were lost, because there were too many at once.
+        #[serde(default)]
+        lost: bool,
+    },
+    /// The request has been carried out.
+    Done {
+        /// There would have been more.
+        #[serde(default)]
+        truncated: bool,
+    },
+    /// It has not, and has changed nothing unless the text says so.
+    Failed {
+        /// What sort of failure.
+        kind: Failure,
+        /// A text fit for a user, without the path.
+        message: String,
+    },
+}
+
+/// Why a request failed. An unknown kind from a newer peer reads as [`Failure::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// There is nothing at the path.
+    NotFound,
+    /// There is something already.
+    Exists,
+    /// The user may not, or the path leads out of the roots.
+    Denied,
+    /// A folder where a file is needed.
+    IsFolder,
+    /// A file where a folder is needed.
+    NotFolder,
+    /// A folder with something in it, without `recursive`.
+    NotEmpty,
+    /// Neither file nor folder: a device, socket or FIFO is not opened.
+    Special,
+    /// The box's disk is full.
+    NoSpace,
+    /// The request itself is wrong: a relative or too long path, a mode or pattern that is none.
+    Invalid,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// Sort.
+    pub kind: FileKind,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// Nanoseconds since 1970 of its last change of content.
+    pub modified_ns: i64,
+    /// Number of its inode.
+    pub inode: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Where a symbolic link leads.
+    #[serde(default)]
+    pub target: Option<PathText>,
+}
+
+/// The sort of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Device, socket or FIFO.
+    #[serde(other)]
+    Other,
+}
+
+/// An entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: PathText,
+    /// What it is; of a symbolic link what it leads to, or itself when that is nothing.
+    pub stat: Stat,
+}
+
+/// A match of a search.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Match {
+    /// Absolute path.
+    pub path: PathText,
+    /// Its sort.
+    pub kind: FileKind,
+    /// Number of the line, from 1, where content was looked for.
+    #[serde(default)]
+    pub line: Option<u64>,
+    /// The line, lossily decoded and cut to 1,000 characters.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+/// A change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// Absolute path.
+    pub path: PathText,
+    /// Where it was before, for a rename.
+    #[serde(default)]
+    pub from: Option<PathText>,
+    /// Whether it is a folder.
+    #[serde(default)]
+    pub is_dir: bool,
+}
+
+/// The sort of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Something new is there.
+    Create,
+    /// Content or permissions have changed.
+    Modify,
+    /// It is gone.
+    Delete,
+    /// It has another name.
+    Rename,
+}
