@@ -11,6 +11,11 @@ pub fn python() -> PathBuf {
     shell::target().join("sdk/py/bin/python")
 }
 
+/// The Python that has LangChain's sandbox and its conformance suite.
+pub fn langchain_python() -> PathBuf {
+    shell::target().join("sdk/langchain/bin/python")
+}
+
 /// The Python that has SSH clients.
 pub fn ssh_python() -> PathBuf {
     shell::target().join("ssh/py/bin/python")
@@ -36,6 +41,14 @@ pub fn install_typescript() -> Result<()> {
 /// Python or pip fails.
 pub fn install_python() -> Result<()> {
     install(&shell::target().join("sdk/py"), &shell::root().join("tests/sdk/py/requirements.txt"))
+}
+
+/// Installs LangChain's sandbox and its conformance suite into an environment of their own below `target`.
+///
+/// # Errors
+/// Python or pip fails.
+pub fn install_langchain() -> Result<()> {
+    install(&shell::target().join("sdk/langchain"), &shell::root().join("tests/sdk/langchain/requirements.txt"))
 }
 
 /// Installs the SSH clients that are written in Python, and ssh-audit, into an environment of their own below `target`.

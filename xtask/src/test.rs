@@ -108,8 +108,11 @@ fn run_as_root(filter: Option<&str>, consent: Consent) -> Result<()> {
             tally.tests("documentation tests", || cargo_test(&["--doc", "--workspace"]));
             tally.check("boxyard-init", build::check_init);
         }
-        let ready = tally.check("SDKs", || sdk::install_typescript().and_then(|()| sdk::install_python()))
-            && tally.check("SSH clients", sdk::install_ssh_clients)
+        let ready = tally.check("SDKs", || {
+            sdk::install_typescript()?;
+            sdk::install_python()?;
+            sdk::install_langchain()
+        }) && tally.check("SSH clients", sdk::install_ssh_clients)
             && tally.check("default image", default_image);
         if ready {
             tally.tests("real boxes", || workspace_tests(filter, Real::Only));
@@ -195,6 +198,7 @@ fn places() -> [(&'static str, PathBuf); 3] {
     [
         ("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()),
         ("BOXYARD_TEST_PYTHON", sdk::python()),
+        ("BOXYARD_TEST_LANGCHAIN_PYTHON", sdk::langchain_python()),
         ("BOXYARD_TEST_SSH_PYTHON", sdk::ssh_python()),
     ]
 }

@@ -49,7 +49,7 @@ fn every_runtime_has_what_it_promises() -> Result<()> {
     let programs = boxyard_real_tests::server::programs()?;
     for (runtime, check) in [
         ("node", "node --version && npm --version"),
-        ("python", "python3 --version && pip --version"),
+        ("python", "python3 --version && python --version && pip --version"),
         ("golang", "go version"),
         ("ruby", "ruby --version"),
         ("rust", "rustc --version && cargo --version"),

@@ -1,4 +1,4 @@
-//! The published SDKs, unmodified, against a real server: the sessions of `tests/sdk`.
+//! The published SDKs, unmodified, against a real server: the sessions of `tests/sdk`, and LangChain's own suite.
 
 #![forbid(unsafe_code)]
 
@@ -13,16 +13,30 @@ fn repository() -> PathBuf {
 }
 
 /// Runs a script of sessions; its own output says what failed.
-fn sessions(mut script: Command) -> Result<()> {
+fn sessions(script: Command) -> Result<()> {
+    let said = run(script)?;
+    ensure!(said.lines().last().is_some_and(|line| line.ends_with(" passed, 0 failed")), "no count at the end");
+    Ok(())
+}
+
+/// Runs a script against a server of its own, and returns what it said. It must succeed and leave no box.
+fn run(mut script: Command) -> Result<String> {
     let server = Server::start()?;
     script.env("UPSTASH_BOX_BASE_URL", server.client().base_url()).env("UPSTASH_BOX_API_KEY", &server.client().key);
     let output = script.output().with_context(|| format!("starting {:?}", script.get_program()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "sessions failed");
-    ensure!(said.lines().last().is_some_and(|line| line.ends_with(" passed, 0 failed")), "no count at the end");
     ensure!(server.list()?.is_empty(), "the sessions have left boxes: {:?}", server.list()?);
-    Ok(())
+    Ok(said)
+}
+
+/// The Python of an environment that `cargo xtask test` has made, which it names in a variable.
+fn python(variable: &str, environment: &str) -> Result<PathBuf> {
+    let python = std::env::var_os(variable).map(PathBuf::from);
+    let python = python.unwrap_or_else(|| repository().join("target").join(environment).join("bin/python"));
+    ensure!(python.is_file(), "not installed: call `cargo xtask test`, which makes {}", python.display());
+    Ok(python)
 }
 
 #[test]
@@ -40,14 +54,20 @@ fn the_typescript_sdk_does_its_work() -> Result<()> {
 
 #[test]
 fn the_python_sdk_does_its_work() -> Result<()> {
-    let python = std::env::var_os("BOXYARD_TEST_PYTHON").map(PathBuf::from);
-    let python = python.unwrap_or_else(|| repository().join("target/sdk/py/bin/python"));
-    ensure!(
-        python.is_file(),
-        "the Python SDK is not installed: call `cargo xtask test`, which makes {}",
-        python.display()
-    );
-    let mut script = Command::new(python);
+    let mut script = Command::new(python("BOXYARD_TEST_PYTHON", "sdk/py")?);
     script.arg("-B").arg("all.py").current_dir(repository().join("tests/sdk/py"));
     sessions(script)
+}
+
+#[test]
+fn langchains_own_suite_for_sandboxes_passes_whole() -> Result<()> {
+    let mut script = Command::new(python("BOXYARD_TEST_LANGCHAIN_PYTHON", "sdk/langchain")?);
+    script.args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "-o", "asyncio_mode=auto"]);
+    script.current_dir(repository().join("tests/sdk/langchain"));
+    let said = run(script)?;
+    let count = said.lines().last().unwrap_or_default();
+    ensure!(count.contains(" passed"), "no count at the end: {count}");
+    // What the suite itself sets aside for other sandboxes than ours would be seen here.
+    ensure!(!count.contains("failed") && !count.contains("skipped") && !count.contains("error"), "not whole: {count}");
+    Ok(())
 }
