@@ -10,6 +10,7 @@ pub mod exec;
 pub mod labels;
 pub mod logs;
 pub mod runs;
+pub mod session;
 pub mod snapshots;
 pub mod ssh;
 pub mod usage;

@@ -445,6 +445,24 @@ impl Kept {
         }
     }
 
+    /// What to tell those who worked in the box when it is in `phase` and takes no work any more.
+    pub fn farewell(&self, phase: Phase) -> String {
+        let id = self.id();
+        match phase {
+            Phase::Deleting | Phase::Deleted => format!("box {id} was deleted"),
+            Phase::Pausing
+            | Phase::Paused
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { .. }
+            | Phase::Saving { .. } => format!("box {id} was paused"),
+            Phase::Failed | Phase::Creating | Phase::Ready => match self.failure() {
+                Some(error) => format!("box {id} was lost: {error}"),
+                None => format!("box {id} was lost"),
+            },
+        }
+    }
+
     /// How much of the host it may use.
     pub fn limits(&self) -> Limits {
         self.shared.fixed.spec.limits

@@ -117,6 +117,11 @@ impl Order {
         Ok(Self { argv, folder: folder_of(folder)?, input: Some(Bytes::from(code)), prompt, timeout })
     }
 
+    /// What its record shows.
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+
     /// The absolute folder that it runs in.
     pub fn folder(&self) -> &str {
         &self.folder

@@ -12,7 +12,7 @@ use boxyard_proto::wire::{self, Builtin, Endpoint, OnClose, Pty, Scope, User};
 use tokio_util::sync::CancellationToken;
 
 use super::kept::{Kept, Lease};
-use super::order::WORKSPACE;
+use super::order::{Order, WORKSPACE};
 use super::work::ENVIRONMENT;
 use super::{BoxError, Boxes, memory, now_ms};
 use crate::store::LogRow;
@@ -26,12 +26,39 @@ pub enum Program {
     Command(String),
     /// An SFTP server on standard input and output.
     Sftp,
+    /// A program as it was ordered, in the folder that was ordered. When the session ends, everything that it started ends with it.
+    Exact(Order),
+}
+
+impl Program {
+    fn argv(&self) -> Vec<String> {
+        match self {
+            Self::Shell => vec!["/bin/bash".into(), "-l".into()],
+            Self::Command(line) => vec!["/bin/bash".into(), "-c".into(), line.clone()],
+            Self::Sftp => vec!["sftp-server".into()],
+            Self::Exact(order) => order.argv.clone(),
+        }
+    }
+
+    fn folder(&self) -> &str {
+        match self {
+            Self::Shell | Self::Command(_) | Self::Sftp => WORKSPACE,
+            Self::Exact(order) => &order.folder,
+        }
+    }
+
+    fn on_close(&self) -> OnClose {
+        match self {
+            Self::Shell | Self::Command(_) | Self::Sftp => OnClose::Hangup,
+            Self::Exact(_) => OnClose::End,
+        }
+    }
 }
 
 /// A session to open. Texts have no NUL and have been cut to sane lengths by the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOrder {
-    /// What it runs, as boxuser, in the folder where work happens.
+    /// What it runs, as boxuser.
     pub program: Program,
     /// `NAME=value` over the box's own variables.
     pub env: Vec<String>,
@@ -71,6 +98,11 @@ impl Session {
             memory::look(&self.boxes.yard, &self.lease.kept().shared, *exit);
         }
         Ok(event)
+    }
+
+    /// The process id of its first process inside the box.
+    pub fn pid(&self) -> u32 {
+        self.job.pid()
     }
 
     /// A handle for input and changes of size.
@@ -115,32 +147,27 @@ impl Boxes {
     pub async fn open_session(&self, kept: &Kept, order: SessionOrder) -> Result<Session, SessionError> {
         let lease = kept.lease().await?;
         let name = format!("session-{:032x}", rand::random::<u128>());
-        let argv = match &order.program {
-            Program::Shell => vec!["/bin/bash".into(), "-l".into()],
-            Program::Command(line) => vec!["/bin/bash".into(), "-c".into(), line.clone()],
-            Program::Sftp => vec!["sftp-server".into()],
-        };
         let builtin = (order.program == Program::Sftp).then_some(Builtin::Sftp);
         let exec = wire::Exec {
             env: ENVIRONMENT.iter().map(|&variable| variable.to_owned()).chain(order.env).collect(),
             stdin: true,
-            on_close: OnClose::Hangup,
+            on_close: order.program.on_close(),
             pty: order.pty,
             builtin,
-            ..wire::Exec::new(name.clone(), argv, WORKSPACE, User::BOXUSER)
+            ..wire::Exec::new(name.clone(), order.program.argv(), order.program.folder(), User::BOXUSER)
         };
         let job = agent::exec(self.yard.engine.as_ref(), kept.id(), exec).await;
         let job = job.map_err(|error| lost(kept, error))?;
         Ok(Session { boxes: self.clone(), lease, name, job })
     }
 
-    /// Sends signal `signal` (its number on Linux) to the process group in the foreground of a session.
+    /// Sends signal `signal` (its number on Linux) to processes of a session, whatever its own connection is full of.
     ///
     /// # Errors
     /// The box does not know the session any more, or cannot be reached.
-    pub async fn signal_session(&self, kept: &Kept, name: &str, signal: i32) -> Result<(), SessionError> {
+    pub async fn signal_session(&self, kept: &Kept, name: &str, signal: i32, scope: Scope) -> Result<(), SessionError> {
         let engine = self.yard.engine.as_ref();
-        let sent = agent::signal_job(engine, kept.id(), name.to_owned(), signal, Scope::Group).await;
+        let sent = agent::signal_job(engine, kept.id(), name.to_owned(), signal, scope).await;
         Ok(sent.map_err(|error| lost(kept, error))?)
     }
 

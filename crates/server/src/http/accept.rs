@@ -19,7 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,48 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const GIVE_UP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long cut connections may take to end.
 const CUT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a request that becomes something longer than a request, such as a WebSocket, needs to live on; every request carries one. Whoever
+/// goes on beyond the answer does so by [`Berth::live_on`]: the door waits for it when it closes.
+#[derive(Debug, Clone)]
+pub(super) struct Berth {
+    tasks: TaskTracker,
+    /// Cancelled when the server's grace is over: what goes on then has two seconds to say goodbye.
+    pub(super) give_up: CancellationToken,
+    cut: CancellationToken,
+    place: Arc<Place>,
+}
+
+impl Berth {
+    /// Lives on as `task`, until that ends or is cut off.
+    pub(super) fn live_on(self, task: impl Future<Output = ()> + Send + 'static) {
+        let Self { tasks, cut, place, .. } = self;
+        tasks.spawn(async move {
+            let _place = place;
+            cut.run_until_cancelled(task).await;
+        });
+    }
+}
+
+/// A connection's place among those that there may be.
+#[derive(Debug)]
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    connections: Gauge,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, connections: Gauge) -> Arc<Self> {
+        connections.inc();
+        Arc::new(Self { _permit: permit, connections })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.dec();
+    }
+}
 
 /// A listening socket and what to serve on it.
 pub struct Door {
@@ -92,14 +134,14 @@ impl Door {
                         continue;
                     }
                 };
-                let served = serve_one(stream, router.clone(), header_timeout, stop.clone());
-                let (cut, connections) = (cut.clone(), connections.clone());
-                tasks.spawn(async move {
-                    let _place = place;
-                    connections.inc();
-                    cut.run_until_cancelled(served).await;
-                    connections.dec();
-                });
+                let berth = Berth {
+                    tasks: tasks.clone(),
+                    give_up: give_up.clone(),
+                    cut: cut.clone(),
+                    place: Place::new(place, connections.clone()),
+                };
+                let served = serve_one(stream, router.clone(), header_timeout, stop.clone(), berth.clone());
+                berth.live_on(served);
             }
         };
         stop.run_until_cancelled(accept).await;
@@ -118,7 +160,7 @@ impl Door {
     }
 }
 
-async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken) {
+async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken, berth: Berth) {
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a connection could not be prepared");
         return;
@@ -129,6 +171,7 @@ async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, 
     let service = service_fn(move |mut request: Request<Incoming>| {
         patience.lose();
         request.extensions_mut().insert(patience.clone());
+        request.extensions_mut().insert(berth.clone());
         router.call(request)
     });
     let connection = http1::Builder::new()

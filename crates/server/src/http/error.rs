@@ -50,8 +50,7 @@ impl ApiError {
     pub fn no_route() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "there is nothing at this path; files, git, schedules, public URLs, agents and live sessions are not supported by this \
-             server yet; see /openapi.json",
+            "there is nothing at this path; schedules, public URLs and agents are not supported by this server yet; see /openapi.json",
         )
     }
 
@@ -81,6 +80,11 @@ impl ApiError {
     /// Whether it refuses a body for its length.
     pub(super) fn is_about_length(&self) -> bool {
         self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
+    /// The path is for clients that speak WebSocket.
+    pub fn upgrade_required(why: &str) -> Self {
+        Self::new(StatusCode::UPGRADE_REQUIRED, format!("this path speaks WebSocket, version 13: {why}"))
     }
 
     /// The request asks for something that this server does not do.
@@ -243,6 +247,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(ErrorBody { error: self.message })).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         response
     }

@@ -32,11 +32,13 @@ mod openapi;
 mod paced;
 mod pause;
 mod runs;
+mod session;
 mod snapshots;
 mod ssh;
 mod startup;
 mod stream;
 mod usage;
+mod websocket;
 
 pub use accept::Door;
 pub use openapi::openapi;

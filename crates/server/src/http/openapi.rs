@@ -8,7 +8,9 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, account_env, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage};
+use super::{
+    Http, account_env, boxes, code, exec, health, labels, logs, pause, runs, session, snapshots, ssh, startup, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -50,6 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(exec::exec_stream))
         .routes(routes!(code::code))
         .routes(routes!(code::code_stream))
+        .routes(routes!(session::exec_session))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))

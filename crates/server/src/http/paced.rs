@@ -47,6 +47,11 @@ impl<T> Paced<T> {
         Self { inner, patience, stall_max, stalled: None }
     }
 
+    /// The connection itself.
+    pub(super) fn into_inner(self) -> T {
+        self.inner
+    }
+
     fn pace(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() || self.patience.is_had() {
             self.stalled = None;

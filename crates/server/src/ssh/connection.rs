@@ -25,7 +25,6 @@ use super::request::{Asked, Requests, Unstarted};
 use super::session;
 use super::share::{ClosedFirst, Of};
 use super::{Link, Shared};
-use crate::boxes::lifecycle::Phase;
 use crate::boxes::{Kept, Program};
 use crate::metrics::SshChannel;
 
@@ -324,7 +323,7 @@ async fn watch_box(common: Arc<Common>) {
                 () = lease.over().cancelled() => common.kept.phase(),
                 phase = common.kept.unready() => phase,
             };
-            farewell(&common.kept, phase)
+            common.kept.farewell(phase)
         }
     };
     let text: Arc<str> = text.into();
@@ -342,21 +341,4 @@ async fn watch_box(common: Arc<Common>) {
     // `russh` takes no message while it writes to a client that does not read, or waits for one in the middle of a key exchange.
     let _ = timeout(GOODBYE, goodbye).await;
     sleep(GOODBYE).await;
-}
-
-fn farewell(kept: &Kept, phase: Phase) -> String {
-    let id = kept.id();
-    match phase {
-        Phase::Deleting | Phase::Deleted => format!("box {id} was deleted"),
-        Phase::Pausing
-        | Phase::Paused
-        | Phase::Stopping
-        | Phase::Stopped
-        | Phase::Resuming { .. }
-        | Phase::Saving { .. } => format!("box {id} was paused"),
-        Phase::Failed | Phase::Creating | Phase::Ready => match kept.failure() {
-            Some(error) => format!("box {id} was lost: {error}"),
-            None => format!("box {id} was lost"),
-        },
-    }
 }

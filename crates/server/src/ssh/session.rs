@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::agent::{AgentError, JobControl};
-use boxyard_proto::wire::{FailedKind, PtySize};
+use boxyard_proto::wire::{FailedKind, PtySize, Scope};
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -129,7 +129,7 @@ async fn run(common: &Arc<Common>, order: Order, input: &Input, out: &Output, st
     };
     let _counted = common.count(match program {
         Program::Shell => "shell",
-        Program::Command(_) => "exec",
+        Program::Command(_) | Program::Exact(_) => "exec",
         Program::Sftp => "sftp",
     });
     let term = order.terminal.as_ref().map(|terminal| terminal.term.as_str());
@@ -212,7 +212,7 @@ async fn follow_sizes(control: &JobControl, mut sizes: watch::Receiver<Option<Pt
 /// Passes signals on over connections of their own: the session's may be full of input.
 async fn follow_signals(common: &Common, name: &str, mut signals: mpsc::Receiver<i32>) {
     while let Some(signal) = signals.recv().await {
-        if let Err(error) = common.shared.boxes.signal_session(&common.kept, name, signal).await {
+        if let Err(error) = common.shared.boxes.signal_session(&common.kept, name, signal, Scope::Group).await {
             tracing::debug!(signal, %error, "a signal was not delivered");
         }
     }

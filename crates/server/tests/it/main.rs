@@ -11,6 +11,7 @@ mod boxes;
 mod code;
 mod connections;
 mod exec;
+mod exec_sessions;
 mod labels;
 mod life;
 mod logs;

@@ -1,0 +1,96 @@
+//! What a client says.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use boxyard_proto::api::session::{ClientFrame, Start};
+use boxyard_proto::wire::{self, Parsed};
+use futures_util::StreamExt;
+use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::Stream;
+use super::steer::Steering;
+use crate::http::websocket::MESSAGE_MAX;
+
+/// What a terminal takes for the end of input.
+const END_OF_INPUT: &[u8] = b"\x04";
+
+/// Why nothing more is heard of a client.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// It has gone.
+    Left,
+    /// What it said makes no sense, for the reason given.
+    Nonsense(String),
+}
+
+/// The frame that every session begins with.
+pub(super) async fn first(stream: &mut Stream) -> Result<Start, Heard> {
+    match next(stream).await? {
+        ClientFrame::Start(start) => Ok(start),
+        ClientFrame::Stdin { .. }
+        | ClientFrame::StdinClose
+        | ClientFrame::Resize { .. }
+        | ClientFrame::Signal { .. }
+        | ClientFrame::Terminate { .. } => Err(Heard::Nonsense("the first frame must be start".into())),
+    }
+}
+
+/// Takes in what the client says, to its end. When much input waits for the program this waits too, and so does the client.
+pub(super) async fn hear(
+    stream: &mut Stream,
+    input: WriteHalf<SimplexStream>,
+    mut steering: Steering,
+    with_terminal: bool,
+) -> Heard {
+    let mut input = Some(input);
+    loop {
+        match next(stream).await {
+            Err(heard) => return heard,
+            Ok(ClientFrame::Start(_)) => return Heard::Nonsense("the session has been started already".into()),
+            Ok(ClientFrame::Stdin { data }) => {
+                let Ok(bytes) = BASE64_STANDARD.decode(data) else {
+                    return Heard::Nonsense("stdin: data is not base64".into());
+                };
+                // After stdin_close nobody takes it.
+                if let Some(input) = &mut input {
+                    let _ = input.write_all(&bytes).await;
+                }
+            }
+            Ok(ClientFrame::StdinClose) if with_terminal => {
+                if let Some(input) = &mut input {
+                    let _ = input.write_all(END_OF_INPUT).await;
+                }
+            }
+            Ok(ClientFrame::StdinClose) => {
+                if let Some(mut input) = input.take() {
+                    let _ = input.shutdown().await;
+                }
+            }
+            Ok(ClientFrame::Resize { rows, cols }) => steering.resize(rows, cols),
+            Ok(ClientFrame::Signal { signal }) => steering.signal(&signal),
+            Ok(ClientFrame::Terminate { grace_ms }) => steering.terminate(grace_ms),
+        }
+    }
+}
+
+/// The next frame that is one of ours.
+async fn next(stream: &mut Stream) -> Result<ClientFrame, Heard> {
+    loop {
+        let text = match stream.next().await {
+            Some(Ok(Message::Text(text))) => text,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Binary(_))) => return Err(Heard::Nonsense("frames are JSON texts".into())),
+            Some(Err(Error::Capacity(_))) => {
+                return Err(Heard::Nonsense(format!("a frame has more than {MESSAGE_MAX} bytes")));
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Heard::Left),
+        };
+        match wire::parse(text.as_bytes(), &ClientFrame::KNOWN) {
+            Ok(Parsed::Known(frame)) => return Ok(frame),
+            // From a newer client.
+            Ok(Parsed::Unknown(_)) => {}
+            Err(error) => return Err(Heard::Nonsense(format!("a frame is not as it must be: {error}"))),
+        }
+    }
+}

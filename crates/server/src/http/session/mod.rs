@@ -1,0 +1,228 @@
+//! Live sessions: a program with live input and output over a WebSocket.
+//!
+//! Three movements that never wait for each other, as in the SSH door: what the client sends is taken in ([`hear`]), input is fed to the
+//! program, and what the program writes goes out as fast as the client takes it, which is how fast the program goes on. The session ends
+//! with its connection, and everything that it started ends with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use boxyard_engine::agent::{Event, JobControl};
+use boxyard_proto::api::logs::LogLevel;
+use boxyard_proto::api::session::{ServerFrame, Start};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, ReadHalf, SimplexStream, simplex};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_util::sync::CancellationToken;
+
+use super::Http;
+use super::accept::Berth;
+use super::auth::Caller;
+use super::error::{ApiError, Refusals};
+use super::json::Path;
+use super::websocket::{self, Socket};
+use crate::boxes::{Boxes, Kept, Session};
+use crate::metrics::Door;
+
+mod frame;
+mod hear;
+mod start;
+mod steer;
+
+use hear::{Heard, hear};
+use steer::Steering;
+
+/// How long a client may take to say what to start.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes of input that may wait for the program.
+const INPUT_ROOM: usize = 1024 * 1024;
+/// Bytes of input that are passed on at once.
+const INPUT_PIECE: usize = 64 * 1024;
+/// How often a client is asked whether it is there: proxies cut what is silent for a minute.
+const PING_EVERY: Duration = Duration::from_secs(25);
+/// How long the last frames may take to go out, and the client to close.
+const FAREWELL_DEADLINE: Duration = Duration::from_secs(5);
+/// Between TERM and KILL for what a client leaves running.
+const LEFT_GRACE: Duration = Duration::from_millis(500);
+
+type Sink = SplitSink<WebSocketStream<TcpStream>, Message>;
+type Stream = SplitStream<WebSocketStream<TcpStream>>;
+
+/// Opens a live session (WebSocket)
+///
+/// JSON text frames, bytes in base64. The client begins with `{"type":"start","argv":[…]}` (or `"cmd"`, run as `bash -lc`), with `tty`,
+/// `cwd`, `rows`, `cols` and `env` as it likes, and goes on with `stdin`, `stdin_close`, `resize`, `signal` and `terminate`; the server
+/// answers with `started`, `stdout`, `stderr` and, at the end, `exit` or `error`. Closing the connection ends the program and everything
+/// that it started.
+#[utoipa::path(get, path = "/v2/box/{id}/exec-session", tag = "exec", params(("id" = String, Path, description = "Id or name of the box")),
+    responses((status = 101, description = "The connection speaks WebSocket from here on"), Refusals))]
+pub(super) async fn exec_session(
+    State(http): State<Arc<Http>>,
+    Caller(account): Caller,
+    Path(id): Path<String>,
+    Extension(berth): Extension<Berth>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let kept = http.boxes.find(&account, &id)?;
+    let (response, upgrade) = websocket::accept(&mut request)?;
+    let give_up = berth.give_up.clone();
+    berth.live_on(async move {
+        match websocket::take(upgrade).await {
+            Ok(socket) => serve(&http, &kept, socket, &give_up).await,
+            Err(error) => tracing::debug!(%error, "a WebSocket was not begun"),
+        }
+    });
+    Ok(response)
+}
+
+/// How a session's connection is left.
+enum End {
+    /// With a last frame.
+    Said(ServerFrame),
+    /// The client has gone.
+    Left,
+}
+
+impl End {
+    fn error(message: impl Into<String>) -> Self {
+        Self::Said(ServerFrame::Error { message: message.into() })
+    }
+}
+
+async fn serve(http: &Http, kept: &Kept, socket: Socket, give_up: &CancellationToken) {
+    let Socket { stream, departure } = socket;
+    let (mut sink, mut stream) = stream.split();
+    let end = tokio::select! {
+        biased;
+        () = departure.wait() => End::Left,
+        () = give_up.cancelled() => End::error("the server is shutting down"),
+        end = course(http, kept, &mut sink, &mut stream) => end,
+    };
+    let End::Said(last) = end else { return };
+    // A client that does not take its last frames, or does not close, is not waited for.
+    let _ = timeout(FAREWELL_DEADLINE, async {
+        if sink.send(frame::message(&last)).await.is_ok() && sink.send(Message::Close(None)).await.is_ok() {
+            tokio::select! {
+                () = departure.wait() => {}
+                () = async { while let Some(Ok(_)) = stream.next().await {} } => {}
+            }
+        }
+    })
+    .await;
+}
+
+/// From the first frame to the end.
+async fn course(http: &Http, kept: &Kept, sink: &mut Sink, stream: &mut Stream) -> End {
+    let begun = match timeout(START_DEADLINE, hear::first(stream)).await {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(heard)) => return ended_by(heard),
+        Err(_) => return End::error("the first frame must be start, and did not come"),
+    };
+    let Start { tty, .. } = begun;
+    let (order, prompt) = match start::order(begun) {
+        Ok(order) => order,
+        Err(error) => return End::error(error.to_string()),
+    };
+    let with_terminal = tty == Some(true);
+    http.metrics.execs.get_or_create(&Door { door: "exec-session" }).inc();
+    let mut session = match http.boxes.open_session(kept, order).await {
+        Ok(session) => session,
+        Err(error) => return End::error(start::refusal(&error)),
+    };
+    let name = session.name().to_owned();
+    http.boxes.log(kept.id(), LogLevel::Info, format!("Session {name} started: {prompt}"));
+    let end = follow(&http.boxes, kept, &mut session, with_terminal, sink, stream).await;
+    let how = match &end {
+        End::Said(ServerFrame::Exit { code }) => format!("with exit code {code}"),
+        End::Said(ServerFrame::Error { message }) => format!("early: {message}"),
+        End::Said(_) | End::Left => {
+            // Dropping the session would end its processes as well, only later.
+            let _ = session.control().end(LEFT_GRACE).await;
+            "with its connection".to_owned()
+        }
+    };
+    http.boxes.log(kept.id(), LogLevel::Info, format!("Session {name} ended {how}"));
+    end
+}
+
+fn ended_by(heard: Heard) -> End {
+    match heard {
+        Heard::Left => End::Left,
+        Heard::Nonsense(message) => End::error(message),
+    }
+}
+
+/// A running session, to its end.
+async fn follow(
+    boxes: &Boxes,
+    kept: &Kept,
+    session: &mut Session,
+    with_terminal: bool,
+    sink: &mut Sink,
+    stream: &mut Stream,
+) -> End {
+    let name = session.name().to_owned();
+    let started = ServerFrame::Started { pid: session.pid(), exec_id: name.clone() };
+    if sink.send(frame::message(&started)).await.is_err() {
+        return End::Left;
+    }
+    let (control, over) = (session.control(), session.over().clone());
+    let (input, mut feed_from) = {
+        let (read, write) = simplex(INPUT_ROOM);
+        (write, read)
+    };
+    let (steering, orders) = Steering::new();
+    tokio::select! {
+        biased;
+        end = pump(session, sink) => end,
+        phase = kept.unready() => End::error(kept.farewell(phase)),
+        () = over.cancelled() => End::error(kept.farewell(kept.phase())),
+        heard = hear(stream, input, steering, with_terminal) => ended_by(heard),
+        () = orders.follow(boxes, kept, &name, &control) => End::Left,
+        () = feed(&control, &mut feed_from) => End::Left,
+    }
+}
+
+/// Sends what the program writes.
+async fn pump(session: &mut Session, sink: &mut Sink) -> End {
+    let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let sent = tokio::select! {
+            biased;
+            event = session.next() => match event {
+                Ok(Event::Out(bytes)) => sink.send(frame::stdout(&bytes)).await,
+                Ok(Event::Err(bytes)) => sink.send(frame::stderr(&bytes)).await,
+                Ok(Event::Exit(exit)) => return End::Said(ServerFrame::Exit { code: exit.code }),
+                Err(error) => return End::error(error.to_string()),
+            },
+            _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await,
+        };
+        if let Err(error) = sent {
+            if !matches!(error, Error::ConnectionClosed | Error::AlreadyClosed) {
+                tracing::debug!(%error, "a session's client takes nothing more");
+            }
+            return End::Left;
+        }
+    }
+}
+
+/// Passes input on as fast as the program takes it. Ends only when the program is lost, which is heard of elsewhere too.
+async fn feed(control: &JobControl, input: &mut ReadHalf<SimplexStream>) {
+    let mut piece = Vec::with_capacity(INPUT_PIECE);
+    loop {
+        piece.clear();
+        // The pipe is memory: reading it does not fail.
+        let read = input.take(INPUT_PIECE as u64).read_buf(&mut piece).await.unwrap_or(0);
+        let passed = if read == 0 { control.end_input().await } else { control.input(&piece).await };
+        if read == 0 || passed.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
