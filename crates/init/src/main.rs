@@ -7,7 +7,9 @@
 
 mod disk;
 mod files;
+mod guard;
 mod launch;
+mod pipes;
 mod serve;
 mod sftp;
 mod sys;

@@ -1,0 +1,6 @@
+//! Requests as they are sent, and what they do to a disk.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
+
+mod basics;
+mod jail;
