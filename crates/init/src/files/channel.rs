@@ -94,6 +94,17 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// The pipes broke or ended, or what comes is no content.
     pub fn content(&mut self) -> io::Result<Option<&[u8]>> {
+        let count = self.peek_content()?.len();
+        let from = self.start;
+        self.take_content(count);
+        Ok((count > 0).then(|| self.come.get(from..from + count).unwrap_or_default()))
+    }
+
+    /// The same without taking it; empty at the end.
+    ///
+    /// # Errors
+    /// As for [`Self::content`].
+    pub fn peek_content(&mut self) -> io::Result<&[u8]> {
         while self.within && self.content == 0 {
             let Some((kind, length)) = self.head()? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
             match kind {
@@ -103,16 +114,20 @@ impl<'a> Channel<'a> {
             }
         }
         if !self.within {
-            return Ok(None);
+            return Ok(&[]);
         }
         if self.start == self.end && !self.fill()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let count = self.content.min(self.end - self.start);
-        let from = self.start;
+        Ok(self.come.get(self.start..self.start + count).unwrap_or_default())
+    }
+
+    /// Takes as much of what [`Self::peek_content`] showed.
+    pub fn take_content(&mut self, count: usize) {
+        let count = count.min(self.content);
         self.start += count;
         self.content -= count;
-        Ok(Some(self.come.get(from..from + count).unwrap_or_default()))
     }
 
     /// Takes the rest of a request's content, so that the next request is found.

@@ -11,9 +11,11 @@
 //!
 //! Of the rest of the program it uses only `guard` and `pipes`, so that the fuzz targets can take it as it is.
 
+mod archive;
 mod channel;
 mod jail;
 mod list;
+mod modes;
 mod names;
 mod path;
 mod read;
@@ -21,6 +23,8 @@ mod refusal;
 mod remove;
 mod session;
 mod stat;
+mod tree;
+mod unpack;
 mod walk;
 mod write;
 

@@ -1,14 +1,13 @@
-//! Making folders, renaming, permission bits.
+//! Making folders, and renaming.
 
 use boxyard_proto::files::PathText;
-use rustix::fs::{AtFlags, Mode, OFlags, chmod, mkdirat, renameat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, renameat, statat};
 use rustix::io::Errno;
 
 use super::jail::{Jail, Spot, kind};
 use super::path::Path;
 use super::refusal::Refusal;
 use super::walk::{Last, Missing};
-use crate::guard::by_descriptor;
 
 /// Makes a folder, and with `parents` those above it.
 pub fn make_folder(jail: &Jail, path: &PathText, parents: bool) -> Result<(), Refusal> {
@@ -56,20 +55,4 @@ impl Spot {
         let stat = statat(&self.folder, self.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
         if kind(&stat).is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) }
     }
-}
-
-/// The permission bits `mode`, if they are some.
-pub fn mode(mode: u32) -> Result<Mode, Refusal> {
-    if mode <= 0o7777 {
-        Ok(Mode::from_raw_mode(mode))
-    } else {
-        Err(Refusal::invalid("the mode is not one of 0 to 0o7777"))
-    }
-}
-
-/// Sets permission bits.
-pub fn change_mode(jail: &Jail, path: &PathText, wanted: u32, _recursive: bool) -> Result<(), Refusal> {
-    let wanted = mode(wanted)?;
-    let place = jail.open(&Path::try_from(path)?, OFlags::PATH)?;
-    Ok(chmod(by_descriptor(&place), wanted)?)
 }

@@ -1,19 +1,18 @@
 //! Removing files and whole folders.
 //!
-//! However deep a folder is, one descriptor is open: the way back up is the folder's own `..`, and where it leads is checked against
-//! where we came from, so that nothing outside is removed when somebody moves folders meanwhile.
+//! As in [`super::tree`], one descriptor is open however deep a folder is.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use boxyard_proto::files::{Failure, PathText};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statat, unlinkat};
+use boxyard_proto::files::PathText;
+use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::jail::{Jail, kind};
 use super::path::Path;
 use super::refusal::Refusal;
+use super::tree::{self, Identity};
 use super::walk::{Last, Missing};
-use crate::guard::is_of_proc;
 
 /// How often a folder that should be empty and is not is emptied again, in one request.
 const AGAIN_MAX: usize = 64;
@@ -29,16 +28,6 @@ pub fn remove(jail: &Jail, path: &PathText, recursive: bool) -> Result<(), Refus
         (false, _) => Ok(unlinkat(&spot.folder, spot.name.as_slice(), AtFlags::empty())?),
         (true, false) => Err(Errno::ISDIR.into()),
         (true, true) => Emptying::default().run(&spot.folder, &spot.name),
-    }
-}
-
-/// Which folder it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity(u64, u64);
-
-impl Identity {
-    fn of(fd: impl AsFd) -> Result<Self, Errno> {
-        fstat(fd).map(|stat| Self(stat.st_dev, stat.st_ino))
     }
 }
 
@@ -75,7 +64,7 @@ impl Emptying {
                 continue;
             }
             let Some(Level { above, name }) = self.levels.pop() else { return Ok(()) };
-            let parent = if self.levels.is_empty() { top.try_clone()? } else { up(&current, above)? };
+            let parent = if self.levels.is_empty() { top.try_clone()? } else { tree::up(&current, above)? };
             match unlinkat(&parent, name.as_slice(), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => self.begun = true,
                 // Somebody has put something into it meanwhile.
@@ -97,12 +86,7 @@ impl Emptying {
 
     /// Opens a folder in the current one.
     fn down(&mut self, current: impl AsFd, name: &[u8]) -> Result<OwnedFd, Refusal> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let folder = openat2(&current, name, flags, Mode::empty(), resolve)?;
-        if is_of_proc(&folder)? {
-            return Err(Errno::ACCESS.into());
-        }
+        let folder = tree::down(&current, name)?;
         self.levels.push(Level { above: Identity::of(current)?, name: name.to_vec() });
         Ok(folder)
     }
@@ -135,16 +119,5 @@ impl Emptying {
             }
         }
         Ok(None)
-    }
-}
-
-/// Opens the folder above, which must be the one that we came from.
-fn up(current: &OwnedFd, above: Identity) -> Result<OwnedFd, Refusal> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = rustix::fs::openat(current, c"..", flags, Mode::empty())?;
-    if Identity::of(&parent)? == above {
-        Ok(parent)
-    } else {
-        Err(Refusal::new(Failure::Other, "the folder was moved while it was worked on"))
     }
 }

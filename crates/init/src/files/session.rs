@@ -8,7 +8,7 @@ use super::channel::Channel;
 use super::jail::Jail;
 use super::path::Path;
 use super::refusal::Refusal;
-use super::{list, names, read, remove, stat, write};
+use super::{archive, list, modes, names, read, remove, stat, unpack, write};
 
 /// What a request came to: whether something was left out, or why it failed. Outside of it, the pipes broke.
 pub type Outcome = io::Result<Result<Done, Refusal>>;
@@ -73,10 +73,15 @@ impl Session {
             Ask::Mkdir { path, parents } => done(names::make_folder(jail, path, *parents)),
             Ask::Rename { from, to } => done(names::rename(jail, from, to)),
             Ask::Remove { path, recursive } => done(remove::remove(jail, path, *recursive)),
-            Ask::Chmod { path, mode, recursive } => done(names::change_mode(jail, path, *mode, *recursive)),
-            Ask::Archive { .. } | Ask::Unpack { .. } | Ask::Search(_) | Ask::Watch { .. } => {
-                Ok(Err(Refusal::invalid("not yet")))
+            Ask::Chmod { path, mode, recursive } => done(modes::change(jail, path, *mode, *recursive)),
+            Ask::Archive { path, format } => archive::archive(jail, path, *format, channel),
+            Ask::Unpack { path } => {
+                channel.begin_content();
+                let unpacked = unpack::unpack(jail, path, channel)?;
+                channel.finish_content()?;
+                Ok(unpacked)
             }
+            Ask::Search(_) | Ask::Watch { .. } => Ok(Err(Refusal::invalid("not yet"))),
         }
     }
 }

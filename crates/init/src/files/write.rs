@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::channel::Channel;
 use super::jail::{Jail, Spot, TRIES, kind};
-use super::names;
+use super::modes;
 use super::path::Path;
 use super::refusal::Refusal;
 use super::walk::{Last, Missing};
@@ -68,7 +68,7 @@ pub struct New {
 impl New {
     /// Makes a file for `path`, and folders that are missing.
     pub fn at(jail: &Jail, path: &Path, mode: Option<u32>) -> Result<Self, Refusal> {
-        let mode = mode.map(names::mode).transpose()?;
+        let mode = mode.map(modes::mode).transpose()?;
         if path.is_of_folder() {
             return Err(Errno::ISDIR.into());
         }

@@ -283,11 +283,30 @@ fn things_are_removed_and_folders_only_when_that_is_meant() {
 fn folders_deeper_than_any_path_or_number_of_descriptors_are_removed() {
     let world = World::new();
     let mut folder: std::os::fd::OwnedFd = std::fs::File::open(world.place("w/")).expect("open").into();
-    for _ in 0..5000 {
+    for _ in 0..2500 {
         rustix::fs::mkdirat(&folder, "d", 0o755.into()).expect("make");
         std::fs::write(crate::guard::by_descriptor(&folder) + "/file", "x").expect("write");
         folder = rustix::fs::openat(&folder, "d", rustix::fs::OFlags::DIRECTORY, 0.into()).expect("open");
     }
     assert!(!world.remove("w/d", true).done());
     assert_eq!(world.names("w/"), ["file"]);
+}
+
+#[test]
+fn permission_bits_are_set_and_links_are_not_followed_below() {
+    let world = World::new();
+    world.make_file("w/a/b/file", "");
+    world.make_file("h/other", "");
+    world.make_link(world.text("h/other"), "w/a/link");
+    world.make_link(world.text("w/a/b/file"), "w/to_file");
+    let chmod = |path: &str, mode, recursive| world.ask(&Ask::Chmod { path: world.path(path), mode, recursive });
+    assert!(!chmod("w/to_file", 0o4711, false).done());
+    assert_eq!(mode(&world, "w/a/b/file"), 0o4711);
+    assert!(!chmod("w/a", 0o750, true).done());
+    assert_eq!(["w/a", "w/a/b", "w/a/b/file"].map(|path| mode(&world, path)), [0o750; 3]);
+    assert!(!chmod("w/a/", 0o200, true).done());
+    assert_eq!(["w/a", "w/a/b", "w/a/b/file"].map(|path| mode(&world, path)), [0o200; 3]);
+    assert_eq!(mode(&world, "h/other"), 0o644);
+    assert_eq!(chmod("w/a", 0o10_000, false).failure(), Failure::Invalid);
+    assert_eq!(chmod("w/none", 0o700, false).failure(), Failure::NotFound);
 }

@@ -2,5 +2,6 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
 
+mod archives;
 mod basics;
 mod jail;
