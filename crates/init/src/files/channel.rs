@@ -4,6 +4,7 @@
 //! that came together are answered together.
 
 use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 
 use boxyard_proto::files::{Answer, Ask};
 use boxyard_proto::wire::{FRAME_MAX, HEADER_LEN, Kind, header, parse_header};
@@ -20,6 +21,10 @@ pub const CHUNK: usize = 256 * 1024;
 pub struct Channel<'a> {
     input: &'a mut dyn Read,
     output: &'a mut dyn Write,
+    /// What the input can be waited for on, if it can.
+    waits_for: Option<BorrowedFd<'a>>,
+    /// Nothing more is asked.
+    ended: bool,
     /// What has come and is not taken yet. The kernel gives its memory only as far as it is used.
     come: Vec<u8>,
     start: usize,
@@ -50,6 +55,8 @@ impl<'a> Channel<'a> {
         Self {
             input,
             output,
+            waits_for: None,
+            ended: false,
             come: vec![0; ROOM],
             start: 0,
             end: 0,
@@ -61,12 +68,39 @@ impl<'a> Channel<'a> {
         }
     }
 
+    /// The same where the input is the descriptor `fd`.
+    pub fn of(fd: BorrowedFd<'a>, input: &'a mut dyn Read, output: &'a mut dyn Write) -> Self {
+        Self { waits_for: Some(fd), ..Self::new(input, output) }
+    }
+
+    /// What the input can be waited for on.
+    pub fn waits_for(&self) -> Option<BorrowedFd<'a>> {
+        self.waits_for
+    }
+
+    /// Reads and drops what has come. Returns false at the end.
+    ///
+    /// # Errors
+    /// The pipe broke.
+    pub fn drop_input(&mut self) -> io::Result<bool> {
+        (self.start, self.end) = (0, 0);
+        Ok(self.input.read(&mut self.come)? > 0)
+    }
+
+    /// Takes no more requests.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
     /// The next request; none when the input has ended. Content that nobody asked for is skipped.
     ///
     /// # Errors
     /// The pipes broke, or what comes are no frames.
     pub fn ask(&mut self) -> io::Result<Option<Asked>> {
         loop {
+            if self.ended {
+                return Ok(None);
+            }
             let Some((kind, length)) = self.head()? else { return Ok(None) };
             match kind {
                 Kind::Json => {

@@ -21,14 +21,17 @@ mod path;
 mod read;
 mod refusal;
 mod remove;
+mod search;
 mod session;
 mod stat;
 mod tree;
 mod unpack;
 mod walk;
+mod watch;
 mod write;
 
 #[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -56,6 +59,6 @@ pub fn serve(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
     // A box's PID 1 has it too; on a host that is none, new files are as in a box.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (mut from, mut to) = (pipes::Pipe(input), pipes::Pipe(output));
-    let mut channel = Channel::new(&mut from, &mut to);
+    let mut channel = Channel::of(input, &mut from, &mut to);
     Session::new(Jail::new(ROOTS)).run(&mut channel)
 }

@@ -8,7 +8,7 @@ use super::channel::Channel;
 use super::jail::Jail;
 use super::path::Path;
 use super::refusal::Refusal;
-use super::{archive, list, modes, names, read, remove, stat, unpack, write};
+use super::{archive, list, modes, names, read, remove, search, stat, unpack, watch, write};
 
 /// What a request came to: whether something was left out, or why it failed. Outside of it, the pipes broke.
 pub type Outcome = io::Result<Result<Done, Refusal>>;
@@ -81,7 +81,8 @@ impl Session {
                 channel.finish_content()?;
                 Ok(unpacked)
             }
-            Ask::Search(_) | Ask::Watch { .. } => Ok(Err(Refusal::invalid("not yet"))),
+            Ask::Search(ask) => search::search(jail, ask, channel),
+            Ask::Watch { path, recursive } => watch::watch(jail, path, *recursive, channel),
         }
     }
 }

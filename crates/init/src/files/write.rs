@@ -24,7 +24,13 @@ use crate::guard::by_descriptor;
 use crate::pipes::again;
 
 /// How the hidden names begin. Sixteen hexadecimal digits follow.
-pub const HIDDEN: &[u8] = b".boxyard-";
+const HIDDEN: &[u8] = b".boxyard-";
+
+/// Whether this is a name that only a file has that is being written.
+pub fn is_hidden(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(HIDDEN);
+    digits.is_some_and(|digits| digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit))
+}
 
 /// Bits of a file that is replaced that the new one gets as well: those that write(2) does not take away.
 const KEPT: u32 = 0o1777;

@@ -5,3 +5,5 @@
 mod archives;
 mod basics;
 mod jail;
+mod search;
+mod watch;
