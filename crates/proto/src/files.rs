@@ -220,9 +220,9 @@ pub struct Search {
     pub name: Option<String>,
     /// A text, or a regular expression, that a line has to contain; then matches tell lines.
     pub content: Option<String>,
-    /// `content` is a regular expression without look-around.
+    /// `content` is a regular expression, without look-around and back-references; `\w`, `\d` and `\s` are about ASCII.
     pub regex: bool,
-    /// Capital and small letters are the same.
+    /// Capital and small letters are the same, those of ASCII.
     pub ignore_case: bool,
     /// Names with a leading dot count too, and what is below them.
     pub hidden: bool,

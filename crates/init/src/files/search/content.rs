@@ -3,16 +3,16 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use memchr::{memchr, memrchr};
-use regex_automata::meta::Regex;
+use memchr::{memchr, memchr_iter, memrchr};
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::Bounds;
+use super::pattern::Pattern;
 use crate::files::jail::read_place;
 use crate::pipes::again;
 
 /// Bytes that are read at once; of a line that is longer only so much is looked at.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 /// Characters of a line that are told.
 const TOLD: usize = 1000;
@@ -35,7 +35,7 @@ impl Content {
         &mut self,
         folder: BorrowedFd<'_>,
         name: &[u8],
-        wanted: &Regex,
+        wanted: &Pattern,
         bounds: &mut Bounds,
         mut tell: impl FnMut(u64, String) -> io::Result<bool>,
     ) -> io::Result<()> {
@@ -62,10 +62,18 @@ impl Content {
                 None => 0,
             };
             let (mut lines, rest) = there.split_at_checked(whole).unwrap_or_default();
+            if !wanted.may_be_in_lines_of(lines) {
+                number += memchr_iter(b'\n', lines).count() as u64;
+                is_rest = if lines.is_empty() { is_rest } else { !lines.ends_with(b"\n") };
+                lines = b"";
+            }
             while !lines.is_empty() {
+                if bounds.are_met() {
+                    return Ok(());
+                }
                 let line_end = memchr(b'\n', lines);
                 let (line, after) = lines.split_at(line_end.unwrap_or(lines.len()));
-                if !is_rest && wanted.is_match(line) && !tell(number, told(line))? {
+                if !is_rest && wanted.is_in(line) && !tell(number, told(line))? {
                     return Ok(());
                 }
                 is_rest = line_end.is_none();

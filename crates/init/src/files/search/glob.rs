@@ -6,8 +6,8 @@ use crate::files::refusal::Refusal;
 /// Alternatives within alternatives at most.
 const DEPTH: usize = 20;
 
-/// Any byte of a name: names need not be text.
-const ANY: &str = r"(?-u:[^/])";
+/// Any character of a name.
+const ANY: &str = "[^/]";
 
 /// A regular expression for whole names, or paths.
 pub fn regex(glob: &str) -> Result<String, Refusal> {
@@ -27,13 +27,12 @@ pub fn regex(glob: &str) -> Result<String, Refusal> {
                     regex.push('*');
                 } else if at_start && rest.starts_with('/') {
                     rest = &rest[1..];
-                    regex.push_str("(?:(?-u:.)*/)?");
+                    regex.push_str("(?:.*/)?");
                 } else {
-                    regex.push_str("(?-u:.)*");
+                    regex.push_str(".*");
                 }
             }
-            // A character, or a byte that is part of none.
-            '?' => regex.push_str(r"(?:[^/]|(?-u:[\x80-\xff]))"),
+            '?' => regex.push_str(ANY),
             '[' => match class(after) {
                 Some((class, end)) => {
                     regex.push_str(&class);
@@ -96,15 +95,9 @@ fn class(glob: &str) -> Option<(String, &str)> {
     Some((class, rest))
 }
 
-/// A regular expression for just this text.
-pub fn escaped(text: &str) -> String {
-    let mut regex = String::new();
-    text.chars().for_each(|character| escape(character, &mut regex));
-    regex
-}
-
 fn escape(character: char, to: &mut String) {
-    if character.is_ascii_punctuation() {
+    // Those that mean something, and no others: some get a meaning by it.
+    if r"\.+*?()|[]{}^$#&-~".contains(character) {
         to.push('\\');
     }
     to.push(character);
@@ -112,14 +105,11 @@ fn escape(character: char, to: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use regex_automata::meta::Regex;
-
     use super::*;
+    use crate::files::search::pattern::Pattern;
 
     fn matches(glob: &str, name: impl AsRef<[u8]>) -> bool {
-        let syntax = regex_automata::util::syntax::Config::new().utf8(false);
-        let regex = Regex::builder().syntax(syntax).build(&regex(glob).expect("a pattern")).expect("an expression");
-        regex.is_match(name.as_ref())
+        Pattern::of_names(glob, false).expect("a pattern").is_in(name.as_ref())
     }
 
     #[test]
@@ -137,6 +127,7 @@ mod tests {
             ("{a,{b,c}}", &["a", "b", "c"], &["d"]),
             ("\\*\\{", &["*{"], &["a{"]),
             ("a.b", &["a.b"], &["axb"]),
+            ("<a>&[<-~]", &["<a>&=", "<a>&~"], &["a&=", "<a>&!"]),
             ("a}b,c", &["a}b,c"], &["a"]),
             ("**/x", &["x", "a/x", "a/b/x"], &["ax", "a/xb"]),
             ("a/**", &["a/", "a/b", "a/b/c"], &["a", "b/a"]),

@@ -2,16 +2,16 @@
 
 mod content;
 mod glob;
+mod pattern;
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use boxyard_proto::files::{Answer, ENTRIES_MAX, FileKind, Match, PathText, SEARCH_DEFAULT, SEARCH_MAX, Search};
-use regex_automata::meta::Regex;
-use regex_automata::util::syntax;
 use rustix::fs::OFlags;
 
 use self::content::Content;
+use self::pattern::Pattern;
 use super::channel::Channel;
 use super::jail::{Jail, kind};
 use super::list::length;
@@ -29,12 +29,6 @@ const BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Files and folders that are looked at at most.
 const LOOKS: u64 = 2_000_000;
-
-/// Bytes of a pattern at most.
-const PATTERN_MAX: usize = 4096;
-
-/// Bytes that a pattern may become.
-const PROGRAM_MAX: usize = 2 * 1024 * 1024;
 
 /// Bytes of matches in an answer, counted as they are at the longest in JSON, at which no more are added.
 const ANSWER: usize = 512 * 1024;
@@ -58,13 +52,13 @@ pub fn search(jail: &Jail, ask: &Search, channel: &mut Channel<'_>) -> Outcome {
 struct Wanted {
     path: Path,
     name: Option<Name>,
-    content: Option<Regex>,
+    content: Option<Pattern>,
     hidden: bool,
 }
 
 /// What a name has to be.
 struct Name {
-    is: Regex,
+    is: Pattern,
     /// It is about the path below the folder.
     of_path: bool,
 }
@@ -92,14 +86,12 @@ impl Wanted {
     fn new(jail: &Jail, ask: &Search) -> Result<(Self, Tree), Refusal> {
         let path = ask.path.as_ref().ok_or_else(|| Refusal::invalid("the path is missing"))?;
         let path = Path::try_from(path)?;
-        let compile = |pattern: &str| compile(pattern, ask.ignore_case);
-        let name = ask.name.as_deref().map(short_enough).transpose()?.filter(|name| !name.is_empty());
-        let name = name.map(|glob| {
-            let is = compile(&glob::regex(glob.trim_start_matches('/'))?)?;
+        let name = ask.name.as_deref().filter(|name| !name.is_empty()).map(|glob| {
+            let is = Pattern::of_names(glob.trim_start_matches('/'), ask.ignore_case)?;
             Ok::<_, Refusal>(Name { is, of_path: glob.contains('/') })
         });
-        let content = ask.content.as_deref().map(short_enough).transpose()?.filter(|content| !content.is_empty());
-        let content = content.map(|text| if ask.regex { compile(text) } else { compile(&glob::escaped(text)) });
+        let content = ask.content.as_deref().filter(|content| !content.is_empty());
+        let content = content.map(|text| Pattern::of_lines(text, ask.regex, ask.ignore_case));
         let (name, content) = (name.transpose()?, content.transpose()?);
         let folder = jail.open(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK)?;
         Ok((Self { path, name, content, hidden: ask.hidden }, Tree::new(folder)?))
@@ -123,7 +115,7 @@ impl Wanted {
             }
             let path = tree.path().to_vec();
             let fits =
-                self.name.as_ref().is_none_or(|wanted| wanted.is.is_match(if wanted.of_path { &path } else { &name }));
+                self.name.as_ref().is_none_or(|wanted| wanted.is.is_in(if wanted.of_path { &path } else { &name }));
             let sort = kind(&stat);
             if fits {
                 match &self.content {
@@ -143,20 +135,6 @@ impl Wanted {
             }
         }
     }
-}
-
-fn short_enough(pattern: &str) -> Result<&str, Refusal> {
-    if pattern.len() > PATTERN_MAX { Err(Refusal::invalid("the pattern is too long")) } else { Ok(pattern) }
-}
-
-fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, Refusal> {
-    let config = Regex::config().utf8_empty(false).nfa_size_limit(Some(PROGRAM_MAX)).hybrid_cache_capacity(PROGRAM_MAX);
-    let syntax = syntax::Config::new().utf8(false).case_insensitive(ignore_case).nest_limit(100);
-    Regex::builder().configure(config).syntax(syntax).build(pattern).map_err(|error| {
-        let why = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Refusal::invalid(format!("the pattern is none: {why}"))
-    })
 }
 
 /// What was found and is not told yet.

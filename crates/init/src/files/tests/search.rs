@@ -129,6 +129,7 @@ fn patterns_that_would_take_for_ever_elsewhere_do_not() {
     world.make_file("w/text", "a".repeat(200_000));
     let regex = |text: &str| Search { content: Some(text.into()), regex: true, ..Search::default() };
     assert_eq!(paths(&world, regex("(a*)*(a*)*(a*)*b$")), Vec::<String>::new());
+    assert_eq!(paths(&world, regex("(x+x+)+y|a{100}b")), Vec::<String>::new());
     let stars = Search { name: Some("*t".repeat(200)), ..Search::default() };
     assert_eq!(paths(&world, stars), Vec::<String>::new());
     for wrong in ["(", "a{1000}{1000}{1000}", r"(?=a)", &"(".repeat(1000), &"a".repeat(5000)] {
