@@ -30,6 +30,8 @@ mod walk;
 mod watch;
 mod write;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod exercise;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
 mod testing;
@@ -39,7 +41,6 @@ mod tests;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use boxyard_proto::files::ROOTS;
 use rustix::fs::Mode;
 
 use self::channel::Channel;
@@ -47,18 +48,22 @@ use self::jail::Jail;
 use self::session::Session;
 use crate::{guard, pipes};
 
-/// Serves requests until the input ends. Blocks; needs no runtime.
+/// Serves requests about what is in `roots`, absolute paths of folders, until the input ends. Blocks; needs no runtime.
 ///
 /// The process must be one of its own, because it hides itself: see [`guard::hide`].
 ///
 /// # Errors
 /// The pipes broke, or what comes are no frames.
-pub fn serve(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
+pub fn serve<P: AsRef<[u8]>>(
+    roots: impl IntoIterator<Item = P>,
+    input: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> io::Result<()> {
     guard::hide()?;
     pipes::widen([input, output]);
     // A box's PID 1 has it too; on a host that is none, new files are as in a box.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (mut from, mut to) = (pipes::Pipe(input), pipes::Pipe(output));
     let mut channel = Channel::of(input, &mut from, &mut to);
-    Session::new(Jail::new(ROOTS)).run(&mut channel)
+    Session::new(Jail::new(roots)).run(&mut channel)
 }

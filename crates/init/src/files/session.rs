@@ -37,6 +37,13 @@ impl Session {
     /// # Errors
     /// The pipes broke, or what comes are no frames.
     pub fn run(&self, channel: &mut Channel<'_>) -> io::Result<()> {
+        let ended = self.answer(channel);
+        // What was asked before something that is no request has been done, and is said.
+        let sent = channel.flush();
+        ended.and(sent)
+    }
+
+    fn answer(&self, channel: &mut Channel<'_>) -> io::Result<()> {
         while let Some(ask) = channel.ask()? {
             let outcome = match ask {
                 Ok(ask) => self.obey(&ask, channel)?,
@@ -47,7 +54,7 @@ impl Session {
                 Err(refusal) => channel.say(&refusal.into())?,
             }
         }
-        channel.flush()
+        Ok(())
     }
 
     fn obey(&self, ask: &Ask, channel: &mut Channel<'_>) -> Outcome {

@@ -3,8 +3,7 @@
 
 use std::io::{self, Write};
 
-use flate2::write::DeflateEncoder;
-use flate2::{Compression, Crc};
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 use rustix::fs::Stat;
 
 use super::content::Content;
@@ -26,6 +25,8 @@ const UTF8: u16 = 1 << 11;
 /// An archive that is being written.
 pub struct Zip<W: Write> {
     to: Counted<W>,
+    /// One for all files: it is large.
+    deflate: Compress,
     /// The list at the end.
     list: Vec<u8>,
     entries: u64,
@@ -51,7 +52,8 @@ struct Sums {
 impl<W: Write> Zip<W> {
     /// An empty one.
     pub fn new(to: W) -> Self {
-        Self { to: Counted { to, count: 0 }, list: Vec::new(), entries: 0 }
+        let deflate = Compress::new(Compression::new(LEVEL), false);
+        Self { to: Counted { to, count: 0 }, deflate, list: Vec::new(), entries: 0 }
     }
 
     /// Adds what has its content at hand.
@@ -130,13 +132,11 @@ impl<W: Write> Packer for Zip<W> {
         let entry = Entry { path, stat, method: DEFLATED, flags: SAID_AFTER | utf8(path), is_large };
         let offset = self.begin(&entry, &Sums::default())?;
         let start = self.to.count;
-        let crc = {
-            let deflated = DeflateEncoder::new(&mut self.to, Compression::new(LEVEL));
-            let mut summed = Summed { to: deflated, crc: Crc::new() };
-            content.copy(0, content.size, &mut summed)?;
-            summed.to.try_finish()?;
-            summed.crc.sum()
-        };
+        self.deflate.reset();
+        let mut deflated = Deflated { deflate: &mut self.deflate, to: &mut self.to, crc: Crc::new() };
+        content.copy(0, content.size, &mut deflated)?;
+        deflated.give(b"", true)?;
+        let crc = deflated.crc.sum();
         let sums = Sums { crc, packed: self.to.count - start, size: content.size };
         let mut after = b"PK\x07\x08".to_vec();
         after.extend(sums.crc.to_le_bytes());
@@ -270,21 +270,42 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-/// Sums up what is written.
-struct Summed<W> {
-    to: W,
+/// Compresses what is written, and sums it up.
+struct Deflated<'a, W> {
+    deflate: &'a mut Compress,
+    to: &'a mut Counted<W>,
     crc: Crc,
 }
 
-impl<W: Write> Write for Summed<W> {
+impl<W: Write> Deflated<'_, W> {
+    /// Gives bytes to the compressor, all of them, and writes what it makes of them.
+    fn give(&mut self, mut bytes: &[u8], is_last: bool) -> io::Result<()> {
+        let flush = if is_last { FlushCompress::Finish } else { FlushCompress::None };
+        let mut room = [0; 16 * 1024];
+        loop {
+            let before = (self.deflate.total_in(), self.deflate.total_out());
+            let status = self.deflate.compress(bytes, &mut room, flush)?;
+            let taken = usize::try_from(self.deflate.total_in() - before.0).unwrap_or(usize::MAX);
+            let made = usize::try_from(self.deflate.total_out() - before.1).unwrap_or(usize::MAX);
+            self.to.write_all(room.get(..made).unwrap_or_default())?;
+            bytes = bytes.get(taken..).unwrap_or_default();
+            let is_through = if is_last { status == Status::StreamEnd } else { bytes.is_empty() && made < room.len() };
+            if is_through {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<W: Write> Write for Deflated<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.to.write(bytes)?;
-        self.crc.update(bytes.get(..count).unwrap_or_default());
-        Ok(count)
+        self.crc.update(bytes);
+        self.give(bytes, false)?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        Ok(())
     }
 }
 

@@ -4,6 +4,9 @@ mod content;
 mod glob;
 mod pattern;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod exercise;
+
 use std::io;
 use std::time::{Duration, Instant};
 
