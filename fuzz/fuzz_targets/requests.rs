@@ -4,6 +4,13 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../crates/init/src/guard.rs"]
+#[allow(dead_code, reason = "opens nothing here")]
+mod guard;
+#[path = "../../crates/init/src/pipes.rs"]
+#[allow(dead_code, reason = "reads no pipes here")]
+mod pipes;
+
 // The crate is a program and no library, so its module is taken as it is.
 #[path = "../../crates/init/src/sftp/mod.rs"]
 #[allow(dead_code, reason = "all but reading requests")]

@@ -2,17 +2,21 @@
 //!
 //! One small static program with one thread. `launch` reads what to make from standard input, makes it and leaves a copy of itself as
 //! PID 1 of the box; that copy serves jobs on a socket. `serve` alone does the second half for a process that somebody else has put
-//! into a box, or into none. `sftp` alone is what a box's SFTP sessions run, for tests and measurements: `sftp -D "boxyard-init sftp"`.
+//! into a box, or into none. `sftp` alone is what a box's SFTP sessions run, for tests and measurements: `sftp -D "boxyard-init sftp"`;
+//! so is `files`, with other folders than a box's.
 //! `disk` does one thing to the file system that boxes lie on.
 
 mod disk;
 mod files;
+mod guard;
 mod launch;
+mod pipes;
 mod serve;
 mod sftp;
 mod sys;
 mod trouble;
 
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +28,7 @@ const USAGE: &str = "usage: boxyard-init launch < PLAN
        boxyard-init disk < ORDER
        boxyard-init serve [--cgroup FOLDER [--hangup-grace MILLISECONDS]]    (listening socket as descriptor 3)
        boxyard-init sftp                       (an SFTP server on standard input and output)
+       boxyard-init files FOLDER...            (work on files in these folders, on standard input and output)
        boxyard-init --version";
 
 fn main() -> ExitCode {
@@ -39,6 +44,9 @@ fn main() -> ExitCode {
             Err(_) => misused(),
         },
         ["sftp"] => serve::builtin::run(Builtin::Sftp),
+        ["files", _, ..] => {
+            serve::builtin::files_in(&arguments.iter().skip(1).map(|root| root.as_bytes().to_vec()).collect::<Vec<_>>())
+        }
         ["--version"] => {
             println!("boxyard-init {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

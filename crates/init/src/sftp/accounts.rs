@@ -6,7 +6,7 @@ use std::io::Read;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::guard::Guard;
+use crate::guard::Guard;
 
 /// Bytes read of each file.
 const FILE_MAX: u64 = 1024 * 1024;

@@ -3,11 +3,10 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
-
 use super::attributes::Attributes;
 use super::packet::kind;
 use super::status::{self, Refusal};
+use crate::pipes::again;
 
 /// Bytes that are worth a write of their own even when more requests are there to be answered.
 const FULL: usize = 256 * 1024;
@@ -38,11 +37,9 @@ impl Answers {
     pub fn write(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
         let mut left = self.pending();
         while !left.is_empty() {
-            match rustix::io::write(to, left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => left = left.get(written..).unwrap_or_default(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            match again(|| rustix::io::write(to, left))? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => left = left.get(written..).unwrap_or_default(),
             }
         }
         self.end = 0;

@@ -7,9 +7,10 @@ use rustix::io::Errno;
 
 use super::accounts::Accounts;
 use super::answers::Answers;
-use super::files::{self, Done, READ_MAX, again};
+use super::files::{self, Done, READ_MAX};
 use super::handles::{HANDLES_MAX, Handles};
 use super::status::{self, Refusal};
+use crate::pipes::again;
 
 /// Names and versions of what we have, in OpenSSH's order.
 const EXTENSIONS: [(&str, &str); 11] = [

@@ -7,9 +7,10 @@ use rustix::io::Errno;
 
 use super::answers::Answers;
 use super::attributes::Attributes;
-use super::guard::{Guard, by_descriptor};
 use super::handles::{Handles, Open};
 use super::status::{self, Refusal};
+use crate::guard::{Guard, by_descriptor};
+use crate::pipes::again;
 
 /// Bytes of a read at most: OpenSSH's, a packet less what is around the data.
 pub const READ_MAX: usize = 255 * 1024;
@@ -81,16 +82,6 @@ pub fn write_all(fd: impl std::os::fd::AsFd, mut offset: u64, mut data: &[u8]) -
         offset = offset.checked_add(count as u64).ok_or(Errno::FBIG)?;
     }
     Ok(())
-}
-
-/// Does a call until no signal interrupts it.
-pub fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
 }
 
 /// Whether something was done.

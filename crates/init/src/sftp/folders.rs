@@ -9,10 +9,10 @@ use super::accounts::Accounts;
 use super::answers::Answers;
 use super::attributes::Attributes;
 use super::files::Done;
-use super::guard::Guard;
 use super::handles::{Handles, Open};
 use super::longname::longname;
 use super::status::Refusal;
+use crate::guard::Guard;
 
 /// Names in an answer at most, as with OpenSSH.
 const BATCH: u32 = 100;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
+use crate::pipes::again;
 
 /// Bytes of a packet at most, without the length before it: OpenSSH's `SFTP_MAX_MSG_LENGTH`, and a little for clients that count the
 /// data alone.
@@ -47,14 +47,7 @@ impl Input {
 
     /// Waits for more and reads what there is. Returns false at the end; a packet that has only begun then is lost.
     pub fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<bool> {
-        self.take(|room| {
-            loop {
-                match rustix::io::read(from, &mut *room) {
-                    Err(Errno::INTR) => {}
-                    read => return Ok(read?),
-                }
-            }
-        })
+        self.take(|room| Ok(again(|| rustix::io::read(from, &mut *room))?))
     }
 
     /// Makes room and lets `read` fill it. There is always room: what is left after [`Self::cut`] is less than a packet.

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! `input`, `packet`, `attributes` and `answers` do no system calls on files and are total: any bytes are a request, or an answer that
-//! says what is wrong with them, or the end of the session. This module uses nothing of the rest of the program, so that the fuzz
-//! targets can take it as it is.
+//! says what is wrong with them, or the end of the session. Of the rest of the program this module uses only `guard` and `pipes`, so
+//! that the fuzz targets can take it as it is.
 
 mod accounts;
 mod answers;
@@ -21,7 +21,6 @@ mod attributes;
 mod extensions;
 mod files;
 mod folders;
-mod guard;
 mod handles;
 mod input;
 mod longname;
@@ -36,26 +35,21 @@ pub mod exercise;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::process::DumpableBehavior;
-
 use self::answers::Answers;
 use self::input::{Input, TooLong};
 use self::packet::Packet;
 use self::session::Session;
+use crate::{guard, pipes};
 
 /// Serves one session until its input ends. Blocks; needs no runtime.
 ///
-/// The process must be one of its own: it hides itself from debuggers, `/proc/PID/mem` and dumps, because it may be a copy of a process
-/// with memory that is not its user's to see (and because its user could otherwise run code in it through `/proc/self/mem`).
+/// The process must be one of its own, because it hides itself: see [`guard::hide`].
 ///
 /// # Errors
 /// The pipes broke, or the peer does not speak SFTP.
 pub fn serve(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // More room means fewer turns between us and the other side. The box may be over its allowance for pipes.
-    for pipe in [input, output] {
-        let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
-    }
+    guard::hide()?;
+    pipes::widen([input, output]);
     let mut requests = Input::new();
     let mut answers = Answers::new();
     let mut session = Session::new();
@@ -86,9 +80,6 @@ pub fn serve(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
 }
-
-/// Room in the pipes, as far as the kernel gives it.
-const PIPE_SIZE: usize = 1024 * 1024;
 
 fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use super::accounts::Accounts;
 use super::attributes::Attributes;
 use super::files::Done;
-use super::guard::Guard;
 use super::status::{self, Refusal};
+use crate::guard::Guard;
 
 /// Makes a folder.
 pub fn make_folder(path: &[u8], attributes: &Attributes) -> Done {
@@ -44,7 +44,7 @@ pub fn link(from: &[u8], to: &[u8]) -> Done {
 
 /// Where a link leads.
 pub fn read_link(guard: &Guard, path: &[u8]) -> Result<Vec<u8>, Refusal> {
-    guard.tell(rustix::fs::readlink(path, Vec::new())?.into_bytes())
+    Ok(guard.tell(rustix::fs::readlink(path, Vec::new())?.into_bytes())?)
 }
 
 /// The absolute path of `path` without links. Its last part need not exist, as with OpenSSH: clients ask before they make it.
@@ -63,7 +63,7 @@ pub fn resolve(guard: &Guard, path: &[u8]) -> Result<Vec<u8>, Refusal> {
         }
         resolved => resolved?,
     };
-    guard.tell(resolved)
+    Ok(guard.tell(resolved)?)
 }
 
 /// A path's folder and its last part, unless that is no name.

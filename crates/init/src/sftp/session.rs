@@ -6,11 +6,11 @@ use super::accounts::Accounts;
 use super::answers::Answers;
 use super::attributes::Attributes;
 use super::files::Done;
-use super::guard::Guard;
 use super::handles::Handles;
 use super::packet::{Extended, Request};
 use super::status::{self, Refusal};
 use super::{extensions, files, folders, paths};
+use crate::guard::Guard;
 
 /// One client's session.
 #[derive(Debug)]
