@@ -111,12 +111,12 @@ pub async fn exec(engine: &dyn Engine, id: &BoxId, exec: wire::Exec) -> Result<J
 }
 
 /// Takes over a job whose connection was lost, by its name. Of one with [`wire::Exec::spool`], byte `from` of its output comes first, or
-/// the first one after it that is not lost: [`Job::from`] tells.
+/// the first one after it that is not lost: [`Job::from`] tells. Without `from`, what it writes from now on.
 ///
 /// # Errors
 /// As [`exec`]; a job that the box does not know is [`AgentError::Refused`] with [`FailedKind::NotFound`].
-pub async fn attach(engine: &dyn Engine, id: &BoxId, job: String, from: u64) -> Result<Job, AgentError> {
-    begin(engine.connect(id).await?, ToInit::Attach { job, from: Some(from) }, None).await
+pub async fn attach(engine: &dyn Engine, id: &BoxId, job: String, from: Option<u64>) -> Result<Job, AgentError> {
+    begin(engine.connect(id).await?, ToInit::Attach { job, from }, None).await
 }
 
 /// Sends signal `signal` (its number on Linux) to processes of a job by its name, whatever its own connection is full of.

@@ -64,7 +64,12 @@ impl Finished {
         }
     }
 
-    async fn hand_over(&self, held: &RefCell<Held>, mut connection: Connection, mut sending: Sending) -> io::Result<bool> {
+    async fn hand_over(
+        &self,
+        held: &RefCell<Held>,
+        mut connection: Connection,
+        mut sending: Sending,
+    ) -> io::Result<bool> {
         let (mut deadline, mut said) = (None, false);
         loop {
             held.borrow_mut().send(&mut sending, &mut connection)?;

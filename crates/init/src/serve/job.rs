@@ -242,7 +242,9 @@ impl Course {
     /// Whether something waits for the other side to take it.
     fn is_pending(&self) -> bool {
         let has_more = |held: &Held| held.has_more(&self.sending);
-        self.connection.as_ref().is_some_and(|connection| connection.is_pending() || self.held.as_ref().is_some_and(has_more))
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.is_pending() || self.held.as_ref().is_some_and(has_more))
     }
 
     /// Whether no more of the output can be read for now.

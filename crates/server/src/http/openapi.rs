@@ -8,7 +8,9 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, account_env, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage};
+use super::{
+    Http, account_env, boxes, code, exec, health, labels, logs, output, pause, runs, snapshots, ssh, startup, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -53,6 +55,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
+        .routes(routes!(output::show))
         .routes(routes!(logs::list))
         .routes(routes!(ssh::door))
         .routes(routes!(ssh::add_key, ssh::list_keys))
