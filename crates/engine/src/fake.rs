@@ -5,6 +5,8 @@
 //! `python3`) take their text as such commands, separated by `;` or lines; a login shell takes lines of input as such. A job outlives its connection as in a real box, so one
 //! [`FakeEngine`] that is handed to two servers in turn shows what a restart does.
 //!
+//! A job that was started with `spool` holds its output until it is taken, as in a real box.
+//!
 //! A frozen box takes connections and answers none until it goes on; its programs, unlike real ones, go on meanwhile. A stopped one has
 //! lost its jobs. What a box has of a disk is the folders in it, which snapshots keep.
 //!
@@ -30,6 +32,7 @@ mod job;
 mod programs;
 mod serve;
 mod sockets;
+mod spooled;
 
 use job::Job;
 

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         ["serve"] => serve::on_host(None, Grace::default()),
         ["serve", "--cgroup", folder] => serve::on_host(Some(folder.as_ref()), Grace::default()),
         ["serve", "--cgroup", folder, "--hangup-grace", grace] => match grace.parse().map(Duration::from_millis) {
-            Ok(each) => serve::on_host(Some(folder.as_ref()), Grace { to_end: each, to_obey: each }),
+            Ok(each) => serve::on_host(Some(folder.as_ref()), Grace { to_end: each, to_obey: each, to_be_taken: each }),
             Err(_) => misused(),
         },
         ["sftp"] => serve::builtin::run(Builtin::Sftp),

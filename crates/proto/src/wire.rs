@@ -136,6 +136,9 @@ pub const INCOMING_MAX: usize = 64;
 /// Bytes of a job's output that are held until they are taken, at most; see [`Exec::spool`].
 pub const HELD_MAX: usize = 1024 * 1024;
 
+/// Bytes of held output after which a job may wait for them to be taken; see [`ToInit::Taken`].
+pub const TAKEN_EVERY: usize = 32 * 1024;
+
 /// How long a job whose held output is full waits for somebody to take it, when it has no connection, in seconds.
 pub const HELD_SECONDS: u64 = 60;
 
@@ -308,7 +311,8 @@ pub enum ToInit {
     Exec(Exec),
     /// Takes over a job started with [`OnClose::Keep`] whose connection is gone. Answered like `exec`, then with what follows; a job
     /// that nobody knows is answered with `failed` of kind [`FailedKind::NotFound`]. What a job wrote while it had no connection is
-    /// lost, unless it was started with [`Exec::spool`]. An ended job's result, and what is held of its output, can be taken once.
+    /// lost, unless it was started with [`Exec::spool`]. An ended job's result, and what is held of its output, can be taken once; with
+    /// [`Exec::spool`], until [`ToInit::Taken`] says that it is safe.
     Attach {
         /// The job's name.
         job: String,
@@ -316,10 +320,14 @@ pub enum ToInit {
         #[serde(default)]
         from: Option<u64>,
     },
-    /// Output of a job with [`Exec::spool`] up to this byte is safe and need not be held any more.
+    /// Output of a job with [`Exec::spool`] up to this byte is safe and need not be held any more. To be said at the latest when
+    /// [`TAKEN_EVERY`] bytes have not been.
     Taken {
-        /// How many bytes from the job's start.
+        /// How many bytes from the job's start. Never more than have been sent.
         upto: u64,
+        /// How the job ended is safe, too: its result need not be kept any more. Until this is said it can be taken again, and again.
+        #[serde(default)]
+        ended: bool,
     },
     /// Sends a signal to processes of the job.
     Signal {

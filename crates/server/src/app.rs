@@ -53,6 +53,7 @@ pub struct App {
 struct Keep {
     logs: Duration,
     runs: Duration,
+    claims: Duration,
     boxes: Duration,
 }
 
@@ -175,7 +176,12 @@ impl App {
                 (Some(_) | None, _) => None,
             },
         };
-        let keep = Keep { logs: config.logs_keep, runs: config.runs_keep, boxes: config.boxes_deleted_keep };
+        let keep = Keep {
+            logs: config.logs_keep,
+            runs: config.runs_keep,
+            claims: config.idempotency_keep,
+            boxes: config.boxes_deleted_keep,
+        };
         Ok(Self {
             door,
             ssh_door,
@@ -208,7 +214,7 @@ impl App {
     /// Serves until `stop`. Then it accepts nothing new, lets requests under way and SSH connections go on for their configured grace, and
     /// leaves: boxes and the commands in them go on, and the next server takes them over.
     pub async fn run(self, stop: CancellationToken) {
-        let prune = AbortOnDropHandle::new(tokio::spawn(prune(self.store.clone(), self.keep)));
+        let prune = AbortOnDropHandle::new(tokio::spawn(prune(self.store.clone(), self.boxes.clone(), self.keep)));
         let metrics = async {
             if let Some(door) = self.metrics_door {
                 door.serve(stop.clone(), Duration::ZERO, CancellationToken::new()).await;
@@ -251,16 +257,20 @@ fn lock_data_dir(path: &Path) -> Result<File, BuildError> {
 }
 
 /// Removes what has grown old, now and every hour. Ends by being dropped.
-async fn prune(store: Store, keep: Keep) {
+async fn prune(store: Store, boxes: Boxes, keep: Keep) {
     let mut hours = interval_at(Instant::now(), PRUNE_EVERY);
     loop {
         hours.tick().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let before = |keep: Duration| i64::try_from(now.saturating_sub(keep).as_millis()).unwrap_or(i64::MAX);
         loop {
-            match store.prune(before(keep.logs), before(keep.runs)).await {
-                Ok(pruned) if pruned.more => {}
-                Ok(_) => break,
+            match store.prune(before(keep.logs), before(keep.runs), before(keep.claims)).await {
+                Ok(pruned) => {
+                    boxes.remove_outputs(pruned.outputs).await;
+                    if !pruned.more {
+                        break;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "old entries could not be removed");
                     break;

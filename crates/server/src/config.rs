@@ -87,6 +87,12 @@ pub struct Config {
     pub logs_keep: Duration,
     /// How long the records of ended runs are kept.
     pub runs_keep: Duration,
+    /// Bytes of one run's output that are kept, the newest.
+    pub output_keep: u64,
+    /// Bytes of all runs' outputs that are kept; those of the runs that ended first go first.
+    pub output_total: u64,
+    /// How long idempotency keys are kept.
+    pub idempotency_keep: Duration,
     /// When an acknowledged write of the database is safe.
     pub synchronous: Synchronous,
     /// What the server says of itself on standard error.
@@ -339,6 +345,9 @@ impl Config {
                 .map_or(Duration::from_mins(10), |Span(span)| span),
             logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
             runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
+            output_keep: layers.get("runs.output_keep")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
+            output_total: layers.get("runs.output_total")?.map_or(2 * GIB, |Bytes(bytes)| bytes),
+            idempotency_keep: layers.get("runs.idempotency_keep")?.map_or(DAY, |Span(span)| span),
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
             log: Log {
                 level: layers.get("log.level")?.unwrap_or_else(|| "info".into()),

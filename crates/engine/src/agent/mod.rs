@@ -84,6 +84,7 @@ pub enum Event {
 /// A job in a box: one connection to `boxyard-init`.
 pub struct Job {
     pid: u32,
+    from: u64,
     reader: Reader,
     control: JobControl,
 }
@@ -109,12 +110,13 @@ pub async fn exec(engine: &dyn Engine, id: &BoxId, exec: wire::Exec) -> Result<J
     begin(engine.connect(id).await?, ToInit::Exec(exec), needs).await
 }
 
-/// Takes over a job whose connection was lost, by its name.
+/// Takes over a job whose connection was lost, by its name. Of one with [`wire::Exec::spool`], byte `from` of its output comes first, or
+/// the first one after it that is not lost: [`Job::from`] tells. Without `from`, what it writes from now on.
 ///
 /// # Errors
 /// As [`exec`]; a job that the box does not know is [`AgentError::Refused`] with [`FailedKind::NotFound`].
-pub async fn attach(engine: &dyn Engine, id: &BoxId, job: String) -> Result<Job, AgentError> {
-    begin(engine.connect(id).await?, ToInit::Attach { job, from: None }, None).await
+pub async fn attach(engine: &dyn Engine, id: &BoxId, job: String, from: Option<u64>) -> Result<Job, AgentError> {
+    begin(engine.connect(id).await?, ToInit::Attach { job, from }, None).await
 }
 
 /// Sends signal `signal` (its number on Linux) to processes of a job by its name, whatever its own connection is full of.
@@ -134,8 +136,8 @@ pub async fn signal_job(
 
 async fn begin(stream: Box<dyn Duplex>, first: ToInit, needs: Option<&'static str>) -> Result<Job, AgentError> {
     let (reader, control, answer) = open(stream, first, needs, START_DEADLINE).await?;
-    if let FromInit::Started { pid: pid @ 1.., .. } = answer {
-        return Ok(Job { pid, reader, control });
+    if let FromInit::Started { pid: pid @ 1.., from } = answer {
+        return Ok(Job { pid, from, reader, control });
     }
     Err(AgentError::Protocol(format!("{} instead of a start", Read::Message(answer).describe())))
 }
@@ -148,7 +150,7 @@ async fn open(
     deadline: Duration,
 ) -> Result<(Reader, JobControl, FromInit), AgentError> {
     let (read, write) = tokio::io::split(stream);
-    let control = JobControl { write: std::sync::Arc::new(Mutex::new(write)) };
+    let mut control = JobControl { write: std::sync::Arc::new(Mutex::new(write)), spools: false };
     let mut reader = Reader::new(read);
     let mut opening = wire::json_frame(&ToInit::Hello(Hello::ours()));
     opening.extend_from_slice(&wire::json_frame(&first));
@@ -156,10 +158,13 @@ async fn open(
         control.send(&opening).await?;
         loop {
             match reader.next().await? {
-                Read::Message(FromInit::Hello(hello)) => match needs {
-                    Some(ability) if !hello.can(ability) => return Err(AgentError::TooOld(ability)),
-                    Some(_) | None => {}
-                },
+                Read::Message(FromInit::Hello(hello)) => {
+                    control.spools = hello.can(ability::SPOOL);
+                    match needs {
+                        Some(ability) if !hello.can(ability) => return Err(AgentError::TooOld(ability)),
+                        Some(_) | None => {}
+                    }
+                }
                 Read::Message(FromInit::Failed { kind, message }) => return Err(refused(kind, &message)),
                 Read::Message(answer) => return Ok(answer),
                 data @ Read::Data(..) => {
@@ -192,6 +197,17 @@ impl Job {
     /// The process id inside the box.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The number of the first byte of output that comes, of a job with [`wire::Exec::spool`]. A box may say anything.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// Whether the box holds output until it is taken. One that was started by an older version does not, and [`from`](Self::from) means
+    /// nothing then.
+    pub fn spools(&self) -> bool {
+        self.control.spools
     }
 
     /// A handle for input and signals.
@@ -236,6 +252,8 @@ impl Job {
 #[derive(Clone)]
 pub struct JobControl {
     write: std::sync::Arc<Mutex<WriteHalf<Box<dyn Duplex>>>>,
+    /// Whether the other side knows what [`ToInit::Taken`] means.
+    spools: bool,
 }
 
 impl std::fmt::Debug for JobControl {
@@ -315,13 +333,35 @@ impl JobControl {
         self.send(&wire::json_frame(&ToInit::End { grace_ms })).await
     }
 
+    /// Says that output up to this byte is safe, and, with `ended`, how the job ended. Says whether it was said: not while input is being
+    /// written, which may be what the job's output waits for.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn taken(&self, upto: u64, ended: bool) -> Result<bool, AgentError> {
+        if !self.spools {
+            return Ok(true);
+        }
+        let Ok(mut write) = self.write.try_lock() else { return Ok(false) };
+        let frame = wire::json_frame(&ToInit::Taken { upto, ended });
+        let writing = async {
+            write.write_all(&frame).await?;
+            write.flush().await
+        };
+        Self::in_time(writing).await.map(|()| true)
+    }
+
     async fn send(&self, frames: &[u8]) -> Result<(), AgentError> {
-        let write = async {
+        let writing = async {
             let mut write = self.write.lock().await;
             write.write_all(frames).await?;
             write.flush().await
         };
-        match timeout(WRITE_DEADLINE, write).await {
+        Self::in_time(writing).await
+    }
+
+    async fn in_time(writing: impl Future<Output = std::io::Result<()>>) -> Result<(), AgentError> {
+        match timeout(WRITE_DEADLINE, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => Err(AgentError::Lost { doing: "sending a message", source: Some(source) }),
             Err(_) => Err(AgentError::Lost { doing: "sending a message", source: None }),

@@ -9,13 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
+use super::spooled::Spooled;
 
 /// Pieces of output that may wait for the connection.
 const OUTPUT_PIECES: usize = 16;
 
 /// What a job's connection has to tell.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum Said {
     Bytes(Kind, Bytes),
     Exit(Exit),
 }
@@ -23,7 +24,7 @@ pub(super) enum Told {
 /// A job. Its program runs in a task that ends with the box.
 pub(super) struct Job {
     /// Where output goes: the connection there is now, if there is one.
-    connection: Mutex<Option<mpsc::Sender<Told>>>,
+    connection: Mutex<Option<mpsc::Sender<Said>>>,
     exit: watch::Sender<Option<Exit>>,
     /// TERM, or another signal that ends programs.
     pub(super) term: CancellationToken,
@@ -34,10 +35,12 @@ pub(super) struct Job {
     /// KILL, or the end of the box.
     pub(super) kill: CancellationToken,
     pub(super) on_close: OnClose,
+    /// Its output, where that is held until it is taken.
+    pub(super) spooled: Option<Spooled>,
 }
 
 impl Job {
-    pub(super) fn new(on_close: OnClose, kill: CancellationToken) -> Arc<Self> {
+    pub(super) fn new(on_close: OnClose, spool: bool, kill: CancellationToken) -> Arc<Self> {
         let term = CancellationToken::new();
         Arc::new(Self {
             connection: Mutex::new(None),
@@ -47,6 +50,7 @@ impl Job {
             size: watch::Sender::new(PtySize::default()),
             kill,
             on_close,
+            spooled: spool.then(Spooled::new),
         })
     }
 
@@ -62,7 +66,7 @@ impl Job {
     }
 
     /// Makes a connection the one that output goes to; the earlier one ends.
-    pub(super) fn connect(&self) -> mpsc::Receiver<Told> {
+    pub(super) fn connect(&self) -> mpsc::Receiver<Said> {
         let (tell, told) = mpsc::channel(OUTPUT_PIECES);
         *lock(&self.connection) = Some(tell);
         told
@@ -70,24 +74,30 @@ impl Job {
 
     /// Output, which is dropped while there is no connection.
     pub(super) async fn say(&self, kind: Kind, bytes: Bytes) {
+        if let Some(spooled) = &self.spooled {
+            return spooled.say(kind, bytes).await;
+        }
         let connection = lock(&self.connection).clone();
         if let Some(connection) = connection
-            && connection.send(Told::Bytes(kind, bytes)).await.is_err()
+            && connection.send(Said::Bytes(kind, bytes)).await.is_err()
         {
             self.forget(&connection);
         }
     }
 
     pub(super) async fn finish(&self, exit: Exit) {
+        if let Some(spooled) = &self.spooled {
+            spooled.finish(exit);
+        }
         self.exit.send_replace(Some(exit));
         let connection = lock(&self.connection).clone();
         if let Some(connection) = connection {
             // Without a connection the end is held for whoever attaches.
-            let _ = connection.send(Told::Exit(exit)).await;
+            let _ = connection.send(Said::Exit(exit)).await;
         }
     }
 
-    fn forget(&self, gone: &mpsc::Sender<Told>) {
+    fn forget(&self, gone: &mpsc::Sender<Said>) {
         let mut connection = lock(&self.connection);
         if connection.as_ref().is_some_and(|current| current.same_channel(gone)) {
             *connection = None;

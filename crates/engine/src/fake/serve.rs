@@ -9,8 +9,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
-use super::job::{Job, Told};
+use super::job::{Job, Said};
 use super::programs::{self, Program};
+use super::spooled::{Next, Spooled};
 use super::{FakeBox, lock, sockets};
 
 /// Pieces of input that may wait for the program.
@@ -22,8 +23,21 @@ static PIDS: AtomicU32 = AtomicU32::new(2);
 pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
     let (read, mut write) = tokio::io::split(stream);
     let mut read = Reader(read);
-    let Some((job, told, input)) = open(home.clone(), &mut read, &mut write).await else { return };
-    let listening = listen(&mut read, &job, input);
+    let Some((name, job, told, input)) = open(home.clone(), &mut read, &mut write).await else { return };
+    let ended = listen(&mut read, &job, input);
+    if let (Told::From(follower, from), Some(spooled)) = (&told, &job.spooled) {
+        let mut ended = std::pin::pin!(ended);
+        let ended = tokio::select! {
+            ended = &mut ended => ended,
+            () = tell_spooled(&mut write, spooled, *follower, *from) => ended.await,
+        };
+        spooled.leave(*follower);
+        if let (true, Some(home)) = (ended, home.upgrade()) {
+            lock(&home.jobs).remove(&name);
+        }
+        return;
+    }
+    let Told::Coming(told) = told else { return };
     tokio::select! {
         delivered = tell(&mut write, told) => {
             // As in a real box: an end that somebody has been told is not kept.
@@ -31,7 +45,7 @@ pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
                 lock(&home.jobs).retain(|_, kept| !Arc::ptr_eq(kept, &job));
             }
         }
-        () = listening => {
+        _ = ended => {
             if job.on_close != OnClose::Keep {
                 job.kill.cancel();
             }
@@ -39,7 +53,34 @@ pub(super) async fn serve(home: Weak<FakeBox>, stream: DuplexStream) {
     }
 }
 
-type Opened = (Arc<Job>, mpsc::Receiver<Told>, Option<mpsc::Sender<Bytes>>);
+/// What a connection is told.
+enum Told {
+    /// What comes from now on.
+    Coming(mpsc::Receiver<Said>),
+    /// As this follower, what is held, from this byte on.
+    From(u64, u64),
+}
+
+impl Told {
+    fn new(job: &Job, from: Option<u64>) -> Self {
+        match &job.spooled {
+            Some(spooled) => {
+                let (follower, from) = spooled.follow(from);
+                Self::From(follower, from)
+            }
+            None => Self::Coming(job.connect()),
+        }
+    }
+
+    fn from(&self) -> u64 {
+        match self {
+            Self::Coming(_) => 0,
+            Self::From(_, from) => *from,
+        }
+    }
+}
+
+type Opened = (String, Arc<Job>, Told, Option<mpsc::Sender<Bytes>>);
 
 async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<DuplexStream>) -> Option<Opened> {
     send(write, &FromInit::Hello(Hello::ours())).await?;
@@ -56,17 +97,17 @@ async fn open(home: Weak<FakeBox>, read: &mut Reader, write: &mut WriteHalf<Dupl
                     Err(message) => refuse(write, message).await,
                 };
             }
-            Frame::Message(ToInit::Attach { job, .. }) => {
+            Frame::Message(ToInit::Attach { job, from }) => {
                 let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
                 let Some(found) = found else { return refuse(write, format!("no job '{job}'")).await };
-                send(write, &FromInit::Started { pid: 2, from: 0 }).await?;
-                let told = found.connect();
-                if let Some(exit) = found.exit() {
+                let told = Told::new(&found, from);
+                send(write, &FromInit::Started { pid: 2, from: told.from() }).await?;
+                if let (Told::Coming(_), Some(exit)) = (&told, found.exit()) {
                     send(write, &FromInit::Exit(exit)).await?;
                     lock(&home.upgrade()?.jobs).remove(&job);
                     return None;
                 }
-                return Some((found, told, None));
+                return Some((job, found, told, None));
             }
             Frame::Message(ToInit::SignalJob { job, signal, .. }) => {
                 let found = lock(&home.upgrade()?.jobs).get(&job).cloned();
@@ -106,12 +147,13 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
     if !lock(&home.folders).contains(folder) {
         return Err(format!("folder '{}' does not exist", exec.folder));
     }
-    let job = Job::new(exec.on_close, home.ended.child_token());
+    let spool = exec.spool && exec.on_close == OnClose::Keep;
+    let job = Job::new(exec.on_close, spool, home.ended.child_token());
     job.size.send_replace(exec.pty.as_ref().map(|pty| pty.size).unwrap_or_default());
-    let told = job.connect();
+    let told = Told::new(&job, Some(0));
     let (input, stdin) = mpsc::channel(INPUT_PIECES);
     let input = exec.stdin.then_some(input);
-    lock(&home.jobs).insert(exec.job, Arc::clone(&job));
+    lock(&home.jobs).insert(exec.job.clone(), Arc::clone(&job));
     let mut env: Vec<String> = home.spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     env.extend(exec.env);
     let program = Program {
@@ -131,19 +173,42 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
         };
         ended.run_until_cancelled(run).await
     });
-    Ok((job, told, input))
+    Ok((exec.job, job, told, input))
+}
+
+/// Tells what is held and the end.
+async fn tell_spooled(write: &mut WriteHalf<DuplexStream>, spooled: &Spooled, follower: u64, mut from: u64) {
+    loop {
+        match spooled.next(follower, from).await {
+            Next::Bytes(kind, bytes) => {
+                if send_data(write, kind, &bytes).await.is_none() {
+                    return;
+                }
+                from += bytes.len() as u64;
+            }
+            Next::Exit(exit) => {
+                send(write, &FromInit::Exit(exit)).await;
+                return;
+            }
+            Next::Replaced => {
+                // As the real one, it closes the connection.
+                let _ = write.shutdown().await;
+                return;
+            }
+        }
+    }
 }
 
 /// Tells all there is; says whether the end was among it.
-async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Told>) -> bool {
+async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Said>) -> bool {
     while let Some(told) = told.recv().await {
         match told {
-            Told::Bytes(kind, bytes) => {
+            Said::Bytes(kind, bytes) => {
                 if send_data(write, kind, &bytes).await.is_none() {
                     return false;
                 }
             }
-            Told::Exit(exit) => {
+            Said::Exit(exit) => {
                 // Either way the connection is over.
                 return send(write, &FromInit::Exit(exit)).await.is_some();
             }
@@ -152,7 +217,8 @@ async fn tell(write: &mut WriteHalf<DuplexStream>, mut told: mpsc::Receiver<Told
     false
 }
 
-async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sender<Bytes>>) {
+/// Does what is said, until nobody says anything any more. Says whether the job's end is known to be safe.
+async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sender<Bytes>>) -> bool {
     while let Some(frame) = read.message().await {
         match frame {
             Frame::Data(bytes) if bytes.is_empty() => input = None,
@@ -178,18 +244,26 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
             Frame::Message(ToInit::Resize { size }) => {
                 job.size.send_replace(size);
             }
+            Frame::Message(ToInit::Taken { upto, ended }) => {
+                if let Some(spooled) = &job.spooled {
+                    spooled.take(upto);
+                }
+                if ended && job.exit().is_some() {
+                    return true;
+                }
+            }
             Frame::Message(
                 ToInit::Hello(_)
                 | ToInit::Exec(_)
                 | ToInit::Attach { .. }
-                | ToInit::Taken { .. }
                 | ToInit::SignalJob { .. }
                 | ToInit::Dial { .. }
                 | ToInit::Listen { .. }
                 | ToInit::Accept { .. },
-            ) => return,
+            ) => return false,
         }
     }
+    false
 }
 
 pub(super) async fn send(write: &mut WriteHalf<DuplexStream>, message: &FromInit) -> Option<()> {

@@ -21,7 +21,7 @@ const READ_SIZE: usize = 256 * 1024;
 const PENDING_KEPT: usize = 64 * 1024;
 
 /// How long the other side may take to close after the last message. What it has not read by then stays readable for it.
-const CLOSING: Duration = Duration::from_secs(10);
+pub const CLOSING: Duration = Duration::from_secs(10);
 
 /// Something from the other side.
 #[derive(Debug)]
@@ -200,6 +200,26 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends from these buffers, which are not all empty, what the other side takes at once, and returns how much that was. Only when
+    /// nothing [is pending](Self::is_pending), or amid a frame.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.stream.try_write_vectored(buffers) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn end(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write)?)
+    }
+
     /// Sends what is waiting, as far as the other side takes it.
     ///
     /// # Errors
@@ -234,7 +254,7 @@ impl Connection {
 
     /// Says that nothing more comes and waits until the other side has closed: having read everything when this returns `Ok`.
     async fn wait_read(&mut self) -> io::Result<()> {
-        rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write)?;
+        self.end()?;
         loop {
             self.cut = self.inbox.len();
             match self.fill() {

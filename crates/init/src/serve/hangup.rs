@@ -7,24 +7,28 @@
 
 use std::time::Duration;
 
+use boxyard_proto::wire::HELD_SECONDS;
 use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
 use super::members::Members;
 use super::tree::Process;
 
-/// How long those who are hung up on have.
+/// How long those who are hung up on have, and those who are left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grace {
     /// Between HUP and TERM.
     pub to_end: Duration,
     /// Between TERM and KILL.
     pub to_obey: Duration,
+    /// How long a job whose held output is full waits for a connection; see [`HELD_SECONDS`].
+    pub to_be_taken: Duration,
 }
 
 impl Default for Grace {
     fn default() -> Self {
-        Self { to_end: Duration::from_secs(2), to_obey: Duration::from_secs(3) }
+        let to_be_taken = Duration::from_secs(HELD_SECONDS);
+        Self { to_end: Duration::from_secs(2), to_obey: Duration::from_secs(3), to_be_taken }
     }
 }
 

@@ -11,10 +11,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::Leaf;
 use super::connection::{Connection, Incoming};
+use super::finished::Finished;
 use super::hangup::{self, Concerned};
-use super::jobs::Jobs;
+use super::held::{Held, Sending};
+use super::jobs::{Comer, Jobs};
 use super::members::Members;
-use super::output::Output;
+use super::output::{Output, Target};
 use super::pty::Terminal;
 use super::stdin::Stdin;
 use super::stdio::Stdio;
@@ -45,6 +47,8 @@ pub struct Job {
     ended: oneshot::Receiver<Ended>,
     stdin: Stdin,
     outputs: [Output; 2],
+    /// Whether its output is held until it is taken.
+    spool: bool,
     /// What input and output are, where they are a terminal.
     terminal: Option<Rc<Terminal>>,
 }
@@ -54,7 +58,8 @@ impl Job {
     pub fn new(exec: &Exec, pid: u32, leaf: Option<Leaf>, ended: oneshot::Receiver<Ended>, stdio: Stdio) -> Self {
         let Stdio { stdin, outputs, terminal, variable: _ } = stdio;
         let members = Rc::new(Members::new(leaf, pid, terminal.as_ref()));
-        Self { members, name: exec.job.clone(), on_close: exec.on_close, ended, stdin, outputs, terminal }
+        let spool = exec.spool && exec.on_close == OnClose::Keep;
+        Self { members, name: exec.job.clone(), on_close: exec.on_close, ended, stdin, outputs, spool, terminal }
     }
 
     /// Forgets a job whose process never became its program and has ended, or is about to.
@@ -68,8 +73,11 @@ impl Job {
     /// Sees the job through to its end.
     pub async fn run(self, connection: Connection, jobs: &Rc<Jobs>) {
         let comers = (self.on_close == OnClose::Keep).then(|| jobs.open_door(&self.name));
-        let mut course = Course { job: self, connection: None, comers, ending: None, hung_up: false };
-        course.take_over(connection);
+        let held = self.spool.then(|| jobs.hold());
+        let sending = Sending::default();
+        let mut course =
+            Course { job: self, connection: None, comers, held, sending, alone: None, ending: None, hung_up: false };
+        course.take_over(Comer { connection, from: Some(0) });
         match course.until_over(jobs).await {
             Some(ended) => course.finish(ended, jobs).await,
             None => course.hang_up(jobs).await,
@@ -87,7 +95,13 @@ struct Course {
     job: Job,
     connection: Option<Connection>,
     /// Connections that take the job over.
-    comers: Option<mpsc::Receiver<Connection>>,
+    comers: Option<mpsc::Receiver<Comer>>,
+    /// Its output that is not known to be safe yet, where that is held.
+    held: Option<Held>,
+    /// How far the connection has got with that.
+    sending: Sending,
+    /// How long the job waits at most for a connection that takes what is held.
+    alone: Option<Instant>,
     /// When what is left of the process tree is killed.
     ending: Option<Instant>,
     /// The connection of a remote login has closed.
@@ -126,9 +140,10 @@ impl Course {
         let scratch = jobs.scratch();
         let mut closing: Option<Closing> = None;
         loop {
-            if let Some(Err(_)) = self.connection.as_mut().map(Connection::flush) {
+            if self.put_out().is_err() {
                 self.lose_connection();
             }
+            let stuck = self.is_stuck(jobs);
             if self.hung_up {
                 return None;
             }
@@ -137,7 +152,7 @@ impl Course {
             {
                 return Some(closing.ended);
             }
-            let pending = self.connection.as_ref().is_some_and(Connection::is_pending);
+            let pending = self.is_pending();
             let full = self.job.stdin.is_full();
             let [out, err] = &self.job.outputs;
             let moved = tokio::select! {
@@ -181,7 +196,11 @@ impl Course {
                     self.ending = None;
                     continue;
                 }
-                () = at(closing.as_ref().and_then(|closing| closing.patience.as_ref()).map(Patience::end)), if !pending => {
+                () = at(self.alone) => {
+                    self.held.iter_mut().for_each(Held::overwrite);
+                    continue;
+                }
+                () = at(closing.as_ref().and_then(|closing| closing.patience.as_ref()).map(Patience::end)), if !stuck => {
                     match &mut closing {
                         Some(closing) if self.job.outputs.iter().all(Output::is_settled) => return Some(closing.ended),
                         Some(closing) => closing.patience = Some(Patience::new()),
@@ -189,10 +208,15 @@ impl Course {
                     }
                     continue;
                 }
-                () = out.readable(), if !pending => 0,
-                () = err.readable(), if !pending => 1,
+                () = out.readable(), if !stuck => 0,
+                () = err.readable(), if !stuck => 1,
             };
-            match self.job.outputs[moved].pump(&scratch, self.connection.as_mut()) {
+            let target = match (&mut self.held, &mut self.connection) {
+                (Some(held), _) => Target::Held(held),
+                (None, Some(connection)) => Target::Sent(connection),
+                (None, None) => Target::Lost,
+            };
+            match self.job.outputs[moved].pump(&scratch, target) {
                 Ok(true) => {
                     if let Some(Closing { patience: Some(patience), .. }) = &mut closing {
                         patience.quiet = Instant::now() + QUIET;
@@ -204,6 +228,39 @@ impl Course {
             // Other jobs get their turn, and are heard of, even when this one always has more.
             yield_now().await;
         }
+    }
+
+    /// Sends what there is to send, as far as the other side takes it.
+    fn put_out(&mut self) -> io::Result<()> {
+        match (&mut self.connection, &mut self.held) {
+            (Some(connection), Some(held)) => held.send(&mut self.sending, connection),
+            (Some(connection), None) => connection.flush(),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Whether something waits for the other side to take it.
+    fn is_pending(&self) -> bool {
+        let has_more = |held: &Held| held.has_more(&self.sending);
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.is_pending() || self.held.as_ref().is_some_and(has_more))
+    }
+
+    /// Whether no more of the output can be read for now.
+    fn is_stuck(&mut self, jobs: &Jobs) -> bool {
+        let Some(held) = &mut self.held else { return self.is_pending() };
+        if held.is_full() && self.connection.is_some() && self.job.stdin.is_full() {
+            // What the other side says of it stands behind input that the job does not read, perhaps because nobody reads its output.
+            held.take(u64::MAX, &self.sending);
+        }
+        let full = held.is_full();
+        if !full || self.connection.is_some() {
+            self.alone = None;
+        } else if self.alone.is_none() {
+            self.alone = Some(Instant::now() + jobs.grace().to_be_taken);
+        }
+        full
     }
 
     /// Whether nothing of the output is missing, once the first process has ended.
@@ -248,7 +305,12 @@ impl Course {
             match incoming {
                 Incoming::Input(range) => self.job.stdin.push(connection.input(range)),
                 Incoming::Unknown(message) => connection.say(&FromInit::Unsupported { message }),
-                Incoming::Message(ToInit::Hello(_) | ToInit::Taken { .. }) => {}
+                Incoming::Message(ToInit::Hello(_)) => {}
+                Incoming::Message(ToInit::Taken { upto, .. }) => {
+                    if let Some(held) = &mut self.held {
+                        held.take(upto, &self.sending);
+                    }
+                }
                 Incoming::Message(ToInit::Signal { signal, scope }) => {
                     if (1..=64).contains(&signal) {
                         self.job.members.signal(signal, scope);
@@ -305,9 +367,12 @@ impl Course {
     }
 
     /// Makes `comer` the connection of this job, and does what it may have said already.
-    fn take_over(&mut self, mut comer: Connection) {
-        comer.say(&FromInit::Started { pid: self.job.members.first(), from: 0 });
-        self.connection = Some(comer);
+    fn take_over(&mut self, comer: Comer) {
+        let Comer { mut connection, from } = comer;
+        let from = self.held.as_mut().map_or(0, |held| held.follow(from));
+        self.sending = Sending::new(from);
+        connection.say(&FromInit::Started { pid: self.job.members.first(), from });
+        self.connection = Some(connection);
         if self.heed().is_err() {
             self.lose_connection();
         }
@@ -322,22 +387,21 @@ impl Course {
             cpu_ns: leaf.and_then(Leaf::cpu_ns).unwrap_or(ended.cpu_ns),
             memory_peak: leaf.and_then(Leaf::memory_peak).unwrap_or(ended.memory_peak),
         };
-        let Job { name, on_close, .. } = &self.job;
-        let keep = *on_close == OnClose::Keep;
-        if keep {
-            jobs.keep_result(name, self.job.members.first(), exit);
-        }
-        jobs.close_door(name);
+        jobs.close_door(&self.job.name);
         if let Some(comer) = self.comers.take().and_then(|mut comers| comers.try_recv().ok()) {
             self.take_over(comer);
         }
-        let (name, connection) = (self.job.name.clone(), self.connection.take());
+        let finished = Finished::new(self.job.members.first(), exit, self.held.take());
+        if self.job.on_close == OnClose::Keep {
+            jobs.keep_result(&self.job.name, &finished);
+        }
+        let (name, connection, sending) =
+            (self.job.name.clone(), self.connection.take(), std::mem::take(&mut self.sending));
         self.let_go(jobs);
-        if let Some(mut connection) = connection {
-            connection.say(&FromInit::Exit(exit));
-            if connection.deliver().await && keep {
-                jobs.forget_result(&name);
-            }
+        if let Some(connection) = connection
+            && finished.tell(connection, sending).await
+        {
+            jobs.forget_result(&name, &finished);
         }
     }
 
@@ -386,7 +450,7 @@ async fn at(time: Option<Instant>) {
 }
 
 /// Waits for a connection that takes over. Never returns for a job that cannot be taken over.
-async fn next_comer(comers: &mut Option<mpsc::Receiver<Connection>>) -> Connection {
+async fn next_comer(comers: &mut Option<mpsc::Receiver<Comer>>) -> Comer {
     match comers {
         Some(comers) => match comers.recv().await {
             Some(comer) => comer,

@@ -7,20 +7,25 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
-use boxyard_proto::wire::{Exec, Exit, FailedKind, FromInit, Scope};
+use boxyard_proto::wire::{Exec, FailedKind, FromInit, Scope};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::cgroup::{Leaf, Parent};
 use super::connection::Connection;
 use super::exec::{Command, Refusal, Started};
+use super::finished::Finished;
 use super::hangup::Grace;
+use super::held::{Held, Sending, Stock};
 use super::members::Members;
 use super::output::Scratch;
 use super::reaper::Waiting;
 
 /// Results kept for a later `attach` at most; the oldest goes first.
 const RESULTS: usize = 1024;
+
+/// Bytes of their output that ended jobs hold together at most; that of the oldest goes first.
+const RESULTS_HELD_MAX: usize = 16 * 1024 * 1024;
 
 /// Longest name of a job, in bytes.
 const NAME_MAX: usize = 128;
@@ -42,6 +47,16 @@ pub struct Jobs {
     results: RefCell<Results>,
     waiting: Waiting,
     scratch: Rc<Scratch>,
+    stock: Rc<Stock>,
+}
+
+/// A connection that takes a job over.
+#[derive(Debug)]
+pub struct Comer {
+    /// The connection.
+    pub connection: Connection,
+    /// The first byte of the job's output that it wants.
+    pub from: Option<u64>,
 }
 
 /// A job under way.
@@ -49,12 +64,12 @@ pub struct Jobs {
 struct Running {
     members: Rc<Members>,
     /// Takes a new connection, where the job can be attached to.
-    door: Option<mpsc::Sender<Connection>>,
+    door: Option<mpsc::Sender<Comer>>,
 }
 
 #[derive(Debug, Default)]
 struct Results {
-    by_name: HashMap<String, (u32, Exit)>,
+    by_name: HashMap<String, Rc<Finished>>,
     order: VecDeque<String>,
 }
 
@@ -81,12 +96,18 @@ impl Jobs {
             results: RefCell::default(),
             waiting: Waiting::default(),
             scratch: Rc::new(Scratch::new()),
+            stock: Rc::default(),
         }
     }
 
     /// The buffer that all bytes pass through.
     pub fn scratch(&self) -> Rc<Scratch> {
         Rc::clone(&self.scratch)
+    }
+
+    /// Room for output that is held until it is taken.
+    pub fn hold(&self) -> Held {
+        Held::new(Rc::clone(&self.stock))
     }
 
     /// How long those have who are hung up on.
@@ -151,7 +172,7 @@ impl Jobs {
     }
 
     /// Opens the job `name` for later connections.
-    pub fn open_door(&self, name: &str) -> mpsc::Receiver<Connection> {
+    pub fn open_door(&self, name: &str) -> mpsc::Receiver<Comer> {
         let (door, comers) = mpsc::channel(1);
         if let Some(running) = self.running.borrow_mut().get_mut(name) {
             running.door = Some(door);
@@ -164,51 +185,63 @@ impl Jobs {
         self.running.borrow_mut().remove(name);
     }
 
-    /// Keeps the result of the job `name` until somebody fetches it.
-    pub fn keep_result(&self, name: &str, pid: u32, exit: Exit) {
+    /// Keeps the result of the job `name` until somebody has fetched it.
+    pub fn keep_result(&self, name: &str, finished: &Rc<Finished>) {
         let results = &mut *self.results.borrow_mut();
         if results.order.len() >= RESULTS
             && let Some(oldest) = results.order.pop_front()
         {
             results.by_name.remove(&oldest);
         }
-        if results.by_name.insert(name.to_owned(), (pid, exit)).is_none() {
+        if results.by_name.insert(name.to_owned(), Rc::clone(finished)).is_none() {
             results.order.push_back(name.to_owned());
+        }
+        let mut held: usize = results.by_name.values().map(|finished| finished.held_bytes()).sum();
+        for name in &results.order {
+            if held <= RESULTS_HELD_MAX {
+                break;
+            }
+            if let Some(oldest) = results.by_name.get(name) {
+                held -= oldest.held_bytes();
+                oldest.drop_held();
+            }
         }
     }
 
-    /// Hands `connection` over to the job `name`, or answers it with the job's result.
-    pub async fn attach(&self, name: &str, mut connection: Connection) -> Result<(), (Connection, Refusal)> {
+    /// Hands `connection` over to the job `name`, which begins with byte `from` of its output, or answers it with the job's result.
+    pub async fn attach(
+        &self,
+        name: &str,
+        from: Option<u64>,
+        mut connection: Connection,
+    ) -> Result<(), (Connection, Refusal)> {
         let door = self.running.borrow().get(name).and_then(|running| running.door.clone());
         if let Some(door) = door {
-            match door.send(connection).await {
+            match door.send(Comer { connection, from }).await {
                 Ok(()) => return Ok(()),
                 // It has ended in this very moment.
-                Err(unsent) => connection = unsent.0,
+                Err(unsent) => connection = unsent.0.connection,
             }
         }
-        let Some((pid, exit)) = self.take_result(name) else {
+        let finished = self.results.borrow().by_name.get(name).cloned();
+        let Some(finished) = finished else {
             return Err((connection, Refusal::new(FailedKind::NotFound, "there is no such job")));
         };
-        connection.say(&FromInit::Started { pid, from: 0 });
-        connection.say(&FromInit::Exit(exit));
-        // Fetched by others meanwhile or not: it is there until somebody has certainly read it.
-        if !connection.deliver().await {
-            self.keep_result(name, pid, exit);
+        let from = finished.follow(from);
+        connection.say(&FromInit::Started { pid: finished.pid(), from });
+        if finished.tell(connection, Sending::new(from)).await {
+            self.forget_result(name, &finished);
         }
         Ok(())
     }
 
     /// Drops the result of the job `name`: it has been read.
-    pub fn forget_result(&self, name: &str) {
-        self.take_result(name);
-    }
-
-    fn take_result(&self, name: &str) -> Option<(u32, Exit)> {
+    pub fn forget_result(&self, name: &str, finished: &Rc<Finished>) {
         let results = &mut *self.results.borrow_mut();
-        let result = results.by_name.remove(name)?;
-        results.order.retain(|other| other != name);
-        Some(result)
+        if results.by_name.get(name).is_some_and(|kept| Rc::ptr_eq(kept, finished)) {
+            results.by_name.remove(name);
+            results.order.retain(|other| other != name);
+        }
     }
 
     /// Removes a leaf that is of no more use, now or when the last of what still runs in it has ended. Says whether it is gone.

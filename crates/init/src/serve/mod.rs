@@ -19,7 +19,9 @@ mod cgroup;
 mod connection;
 mod dial;
 mod exec;
+mod finished;
 mod hangup;
+mod held;
 mod host;
 mod job;
 mod jobs;
@@ -156,8 +158,8 @@ async fn serve(mut connection: Connection, jobs: &Rc<Jobs>, sockets: &Rc<Sockets
             Ok(started) => follow(started, connection, jobs).await,
             Err(refusal) => refuse(connection, refusal).await,
         },
-        Ok(Ok(ToInit::Attach { job, .. })) => {
-            if let Err((connection, refusal)) = jobs.attach(&job, connection).await {
+        Ok(Ok(ToInit::Attach { job, from })) => {
+            if let Err((connection, refusal)) = jobs.attach(&job, from, connection).await {
                 refuse(connection, refusal).await;
             }
         }

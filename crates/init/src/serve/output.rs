@@ -1,7 +1,7 @@
 //! What a job writes, to its two pipes or its terminal, and the one buffer that everything passes through.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -12,10 +12,11 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::yield_now;
 
 use super::connection::Connection;
+use super::held::Held;
 use super::pty::{HELD_MAX, Terminal};
 
-/// Bytes moved at once, and of a frame of output at most.
-const READ_SIZE: usize = 256 * 1024;
+/// Bytes moved at once.
+pub const READ_SIZE: usize = 256 * 1024;
 
 /// Bytes of memory that are kept for the next who needs some.
 const SPARE_MAX: usize = 1024 * 1024;
@@ -68,6 +69,17 @@ pub struct Output {
     source: Option<Source>,
     /// Bytes that may have been written before the job's first process ended and have not been read yet.
     owed: u64,
+}
+
+/// Where output goes.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// Nowhere.
+    Lost,
+    /// Out, and that is that.
+    Sent(&'a mut Connection),
+    /// Into what is held, to be sent from there.
+    Held(&'a mut Held),
 }
 
 /// What a job's output is read from.
@@ -127,24 +139,40 @@ impl Output {
         self.source.is_none() || self.owed == 0
     }
 
-    /// Moves what is there to the connection, or nowhere. Returns whether there was anything, the end included.
+    /// Moves what is there. Returns whether there was anything, the end included.
     ///
     /// # Errors
     /// The connection is gone. What was read is lost with it.
-    pub fn pump(&mut self, scratch: &Scratch, connection: Option<&mut Connection>) -> io::Result<bool> {
+    pub fn pump(&mut self, scratch: &Scratch, target: Target<'_>) -> io::Result<bool> {
         let Some(source) = &self.source else { return Ok(false) };
-        let read = scratch.with(READ_SIZE, |buffer| {
-            let read = match source {
-                Source::Pipe(pipe) => pipe.try_read(buffer)?,
-                Source::Terminal(terminal) if self.owed == 0 => terminal.read(buffer)?,
-                Source::Terminal(terminal) => terminal.read_rest(buffer)?,
-            };
-            let sent = match connection {
-                Some(connection) if read > 0 => connection.send(self.kind, &buffer[..read]),
-                Some(_) | None => Ok(()),
-            };
-            Ok::<_, io::Error>((read, sent))
-        });
+        let terminal = |terminal: &Terminal, buffer: &mut [u8]| match self.owed {
+            0 => terminal.read(buffer),
+            _ => terminal.read_rest(buffer),
+        };
+        let mut read_into = |buffer: &mut [u8]| match source {
+            Source::Pipe(pipe) => pipe.try_read(buffer),
+            Source::Terminal(source) => terminal(source, buffer),
+        };
+        let read = match target {
+            Target::Held(held) => held.fill(self.kind, scratch, |buffers: &mut [IoSliceMut<'_>]| match source {
+                Source::Pipe(pipe) => pipe.try_read_vectored(buffers),
+                Source::Terminal(source) => buffers.first_mut().map_or(Ok(0), |buffer| terminal(source, buffer)),
+            }),
+            Target::Lost => scratch.with(READ_SIZE, &mut read_into),
+            Target::Sent(connection) => {
+                let sent = scratch.with(READ_SIZE, |buffer| {
+                    let read = read_into(buffer)?;
+                    let sent = if read > 0 { connection.send(self.kind, &buffer[..read]) } else { Ok(()) };
+                    Ok::<_, io::Error>((read, sent))
+                });
+                return self.note(sent);
+            }
+        };
+        self.note(read.map(|read| (read, Ok(()))))
+    }
+
+    /// Draws the conclusions of a read, and of sending what it gave.
+    fn note(&mut self, read: io::Result<(usize, io::Result<()>)>) -> io::Result<bool> {
         match read {
             Ok((0, _)) => {
                 self.source = None;
@@ -155,7 +183,7 @@ impl Output {
                 sent.map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Source::Terminal(_) = source {
+                if let Some(Source::Terminal(_)) = &self.source {
                     self.owed = 0;
                 }
                 Ok(false)
@@ -178,7 +206,7 @@ impl Output {
         while self.is_open() {
             self.readable().await;
             // Without a connection there is nothing that could fail.
-            let _ = self.pump(scratch, None);
+            let _ = self.pump(scratch, Target::Lost);
             yield_now().await;
         }
     }

@@ -11,6 +11,7 @@ mod serve_hangup;
 mod serve_jobs;
 mod serve_protocol;
 mod serve_sockets;
+mod serve_spools;
 mod serve_terminals;
 mod serve_trees;
 mod serve_unix_sockets;

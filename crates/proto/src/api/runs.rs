@@ -71,6 +71,52 @@ pub struct RunData {
     pub error_message: Option<String>,
 }
 
+/// Which of a run's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    /// Both, in the order in which they came.
+    #[default]
+    Both,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Query of `GET /v2/box/{id}/runs/{run_id}/output`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(default)]
+pub struct OutputQuery {
+    /// The first byte that is wanted, of both streams together; 0 when missing. One beyond the end is waited for with `follow`.
+    pub offset: Option<u64>,
+    /// Instead of `offset`: so many bytes before the end of what there is now, of both streams together.
+    pub tail: Option<u64>,
+    /// `1` or `true`: the body ends when the run does.
+    pub follow: Option<String>,
+    /// Which output; both when missing.
+    #[cfg_attr(feature = "openapi", param(inline))]
+    pub stream: Option<OutputStream>,
+}
+
+impl OutputQuery {
+    /// Whether the run is to be followed; `None` where that is neither said nor denied.
+    pub fn follows(&self) -> Option<bool> {
+        flag(self.follow.as_deref())
+    }
+}
+
+/// What a query says of something that is on or off.
+pub(crate) fn flag(text: Option<&str>) -> Option<bool> {
+    match text {
+        None | Some("" | "0" | "false") => Some(false),
+        Some("1" | "true") => Some(true),
+        Some(_) => None,
+    }
+}
+
 /// Answer of `GET /v2/box/{id}/runs`: the newest 1000, newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -29,7 +29,7 @@ fn all() -> Vec<Vec<u8>> {
         ToInit::Exec(exec),
         ToInit::Attach { job: "a".into(), from: None },
         ToInit::Attach { job: "a".into(), from: Some(7) },
-        ToInit::Taken { upto: 9 },
+        ToInit::Taken { upto: 9, ended: true },
         ToInit::Signal { signal: 15, scope: Scope::Group },
         ToInit::SignalJob { job: "a".into(), signal: 64, scope: Scope::All },
         ToInit::Resize { size },

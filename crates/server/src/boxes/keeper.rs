@@ -149,6 +149,8 @@ impl Keeper {
             }
             if self.phase() == Phase::Deleted {
                 self.yard.registry.remove(&self.shared.fixed);
+                let id = self.shared.fixed.id.clone();
+                drop(self.yard.tasks.spawn(Arc::clone(&self.yard).forget_outputs_of(id)));
                 break;
             }
         }

@@ -35,12 +35,14 @@ pub mod lifecycle;
 mod memory;
 mod order;
 mod output;
+mod outputs;
 mod pipe;
 mod recovery;
 mod registry;
 mod runs;
 mod sessions;
 mod snapshots;
+mod spool;
 mod startup;
 mod usage;
 mod work;
@@ -50,11 +52,14 @@ pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
-pub use pipe::Reader;
+pub(crate) use outputs::same_run;
+pub use outputs::{Ended, Replayed, RunOutput};
+pub use pipe::Reader as PipeReader;
 pub use recovery::RecoveryError;
 pub use runs::{Collected, Ending, Started};
 pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
 pub use snapshots::{Restore, RestoreError};
+pub use spool::{Cut, Reader, Streams};
 
 use admission::Admission;
 use keeper::{Before, Keeper};
@@ -64,6 +69,7 @@ use output::Budget;
 use registry::Registry;
 use runs::LiveRuns;
 use snapshots::Uses;
+use spool::Spools;
 use usage::{Figures, USAGES};
 
 /// How many random ids are tried before the store is taken to be broken.
@@ -103,6 +109,8 @@ struct Yard {
     keep_memory_for: Duration,
     /// What commands may hold of their output.
     outputs: Budget,
+    /// What is kept of what commands have written.
+    spools: Spools,
     /// Bounds how many runs of an earlier server are being taken over at once.
     take_overs: Semaphore,
     /// Bounds how many boxes' usage is being found out at once.
@@ -234,6 +242,12 @@ pub enum BoxError {
     /// The box has no such run.
     #[error("Run not found")]
     RunNotFound,
+    /// What the run wrote was not recorded: it was begun by an older version.
+    #[error("the output of this run was not recorded: it was begun by an older version of the server")]
+    OutputUnknown,
+    /// Something else was asked for under the same idempotency key.
+    #[error("this Idempotency-Key was used for another request in this box; take a new key for a new request")]
+    ClaimDiffers,
     /// A run that has ended cannot be cancelled.
     #[error("the run has ended already, it is {}", run_word(*.0))]
     RunEnded(RunStatus),
@@ -279,6 +293,7 @@ impl Boxes {
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
+            spools: Spools::new(config),
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),
             figures: Figures::default(),

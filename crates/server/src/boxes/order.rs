@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use boxyard_proto::wire;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 /// Where work happens unless a request says otherwise. Relative folders lie under it.
 pub const WORKSPACE: &str = "/workspace/home";
@@ -120,6 +121,22 @@ impl Order {
     /// What its record shows.
     pub fn prompt(&self) -> &str {
         &self.prompt
+    }
+
+    /// SHA-256 of all that it is: the same for the same order, whatever door it came through.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(&(self.argv.len() as u64).to_le_bytes());
+        self.argv.iter().for_each(|arg| part(arg.as_bytes()));
+        part(self.folder.as_bytes());
+        part(&[u8::from(self.input.is_some())]);
+        part(self.input.as_deref().unwrap_or_default());
+        part(&self.timeout.map_or(0, |timeout| timeout.as_millis()).to_le_bytes());
+        hash.finalize().into()
     }
 
     /// The absolute folder that it runs in.

@@ -176,6 +176,7 @@ impl Boxes {
     /// # Errors
     /// The store or the engine failed, or something was left by a server that this one cannot follow. Nothing was changed then.
     pub async fn recover(&self) -> Result<(), RecoveryError> {
+        self.yard.count_outputs().await?;
         let rows = self.yard.store.live_boxes().await?;
         let observed =
             timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
@@ -206,6 +207,7 @@ impl Boxes {
             Keeper::start(&self.yard, kept.shared, mailbox, before, place, Some(Arc::clone(turn)), saving);
         }
         snapshots.clear(&self.yard);
+        drop(self.yard.tasks.spawn(Arc::clone(&self.yard).bound_outputs()));
         mended.tell();
         self.remove_strays(observed.into_keys().collect()).await;
         Ok(())
@@ -308,7 +310,10 @@ impl Boxes {
     }
 
     async fn lose(&self, row: RunRow) -> Result<(), RecoveryError> {
+        let pen = self.yard.spools.resume(&row.box_id, &row.id).await;
+        let output = pen.finish().await;
         let end = RunEnd {
+            output,
             status: RunStatus::Failed,
             exit_code: None,
             cpu_ns: row.cpu_ns,

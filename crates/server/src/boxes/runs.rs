@@ -9,7 +9,7 @@ use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::api::runs::{RunData, RunStatus, RunType};
 use boxyard_proto::wire::Exit;
 use boxyard_proto::{BoxId, RunId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +18,11 @@ use super::kept::{Kept, Lease};
 use super::order::Order;
 use super::output::{Output, Share};
 use super::pipe::{self, Reader};
-use super::work::{Sink, Work};
+use super::spool::{Pen, Spool};
+use super::work::{Sink, Work, Worked};
 use super::{BoxError, Boxes, Yard, chain, memory, now_ms};
 use crate::metrics::Door;
-use crate::store::{LogRow, RunEnd, RunRow, StoreError};
+use crate::store::{Claim, ClaimRow, LogRow, OutputRow, RunEnd, RunRow, StoreError};
 
 /// How long a cancellation waits for the run's end before it is answered all the same.
 const CANCEL_WAIT: Duration = Duration::from_secs(20);
@@ -33,8 +34,9 @@ const LOG_PROMPT_CHARS: usize = 200;
 pub struct Started {
     /// Its id, known before anything happens.
     pub id: RunId,
-    /// Resolves when its record is stored; fails when that was not possible.
-    pub recorded: oneshot::Receiver<()>,
+    /// Resolves when its record is stored; fails when that was not possible. Says which run was begun under the same claim before, if one
+    /// was: then this one does not exist, and has no end.
+    pub recorded: oneshot::Receiver<Option<ClaimRow>>,
     /// How it ended.
     pub end: oneshot::Receiver<Collected>,
 }
@@ -159,10 +161,12 @@ impl Ending {
 pub(super) struct LiveRuns(Mutex<HashMap<RunId, Live>>);
 
 #[derive(Clone)]
-struct Live {
+pub(super) struct Live {
     box_id: BoxId,
     cancel: CancellationToken,
-    ended: CancellationToken,
+    pub(super) ended: CancellationToken,
+    /// Its output, once that has been found.
+    pub(super) spool: Arc<watch::Sender<Option<Arc<Spool>>>>,
 }
 
 impl LiveRuns {
@@ -170,7 +174,7 @@ impl LiveRuns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, box_id: &BoxId, id: &RunId) -> Option<Live> {
+    pub(super) fn find(&self, box_id: &BoxId, id: &RunId) -> Option<Live> {
         self.lock().get(id).filter(|live| live.box_id == *box_id).cloned()
     }
 }
@@ -184,7 +188,12 @@ struct Listed {
 
 impl Listed {
     fn new(yard: &Arc<Yard>, id: &RunId, box_id: &BoxId) -> Self {
-        let live = Live { box_id: box_id.clone(), cancel: CancellationToken::new(), ended: CancellationToken::new() };
+        let live = Live {
+            box_id: box_id.clone(),
+            cancel: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            spool: Arc::new(watch::Sender::new(None)),
+        };
         yard.runs.lock().insert(id.clone(), live.clone());
         yard.metrics.execs_running.inc();
         Self { yard: Arc::clone(yard), id: id.clone(), live }
@@ -196,34 +205,38 @@ impl Drop for Listed {
         self.yard.runs.lock().remove(&self.id);
         self.yard.metrics.execs_running.dec();
         self.live.ended.cancel();
+        // Those who follow a run that goes on without this server hear that the server leaves.
+        if let (Some(spool), false) = (&*self.live.spool.borrow(), self.yard.leaving.is_cancelled()) {
+            spool.publish(true);
+        }
     }
 }
 
 impl Boxes {
     /// Carries an order out and holds its output, up to the configured cap.
-    pub fn run(&self, lease: Lease, order: Order, door: &'static str) -> Started {
+    pub fn run(&self, lease: Lease, order: Order, claim: Option<Claim>, door: &'static str) -> Started {
         let (reply, end) = oneshot::channel();
-        self.start(lease, order, door, Sink::Hold(self.yard.outputs.output()), reply, end)
+        self.start(lease, (order, claim), door, Sink::Hold(self.yard.outputs.output()), reply, end)
     }
 
     /// Carries an order out and hands its output on as it comes; a slow reader slows the program. When the reader is dropped the
-    /// program goes on and its output is dropped.
-    pub fn stream(&self, lease: Lease, order: Order, door: &'static str) -> (Started, Reader) {
+    /// program goes on.
+    pub fn stream(&self, lease: Lease, order: Order, claim: Option<Claim>, door: &'static str) -> (Started, Reader) {
         let (reply, end) = oneshot::channel();
         let (writer, reader) = pipe::pipe();
-        (self.start(lease, order, door, Sink::Pipe(writer), reply, end), reader)
+        (self.start(lease, (order, claim), door, Sink::Pipe(writer), reply, end), reader)
     }
 
-    /// Carries an order out and drops its output.
-    pub fn detach(&self, lease: Lease, order: Order, door: &'static str) -> Started {
+    /// Carries an order out and hands its output to nobody.
+    pub fn detach(&self, lease: Lease, order: Order, claim: Option<Claim>, door: &'static str) -> Started {
         let (reply, end) = oneshot::channel();
-        self.start(lease, order, door, Sink::Drop, reply, end)
+        self.start(lease, (order, claim), door, Sink::Drop, reply, end)
     }
 
     fn start(
         &self,
         lease: Lease,
-        order: Order,
+        (order, claim): (Order, Option<Claim>),
         door: &'static str,
         sink: Sink,
         reply: oneshot::Sender<Collected>,
@@ -234,11 +247,11 @@ impl Boxes {
         let listed = Listed::new(&self.yard, &id, lease.kept().id());
         self.yard.metrics.execs.get_or_create(&Door { door }).inc();
         let run = Run { yard: Arc::clone(&self.yard), lease, id: id.clone(), listed, begun_at: now_ms() };
-        self.yard.tasks.spawn(run.carry_out(order, sink, stored, reply));
+        self.yard.tasks.spawn(run.carry_out(order, claim, sink, stored, reply));
         Started { id, recorded, end }
     }
 
-    /// Takes a run over that an earlier server began. What it wrote meanwhile is lost; its end is not.
+    /// Takes a run over that an earlier server began.
     pub(super) fn take_over(&self, lease: Lease, row: RunRow) {
         let listed = Listed::new(&self.yard, &row.id, lease.kept().id());
         let run = Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
@@ -290,7 +303,16 @@ struct Run {
 }
 
 impl Run {
-    async fn carry_out(self, order: Order, sink: Sink, stored: oneshot::Sender<()>, reply: oneshot::Sender<Collected>) {
+    async fn carry_out(
+        self,
+        order: Order,
+        claim: Option<Claim>,
+        sink: Sink,
+        stored: oneshot::Sender<Option<ClaimRow>>,
+        reply: oneshot::Sender<Collected>,
+    ) {
+        let pen = self.yard.spools.begin(self.lease.kept().id(), &self.id);
+        self.listed.live.spool.send_replace(Some(Arc::clone(pen.spool())));
         let row = RunRow {
             id: self.id.clone(),
             box_id: self.lease.kept().id().clone(),
@@ -307,17 +329,30 @@ impl Run {
             timeout_ms: order.timeout.map(|limit| i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)),
         };
         let shown: String = order.prompt.chars().take(LOG_PROMPT_CHARS).collect();
-        if let Err(error) = self.yard.store.insert_run(row).await {
-            tracing::error!(run_id = %self.id, error = chain(&error), "a run could not be recorded");
-            drop(stored);
-            self.end(Ending::NotRecorded(error), sink.collected(), Some(reply)).await;
+        let inserted = match claim {
+            Some(claim) => self.yard.store.insert_claimed_run(row, claim).await,
+            None => self.yard.store.insert_run(row).await.map(|()| None),
+        };
+        let before = match inserted {
+            Ok(before) => before,
+            Err(error) => {
+                tracing::error!(run_id = %self.id, error = chain(&error), "a run could not be recorded");
+                drop(stored);
+                let ending = Ending::NotRecorded(error);
+                let worked = Worked { ending, output: sink.collected(), pen, job: None };
+                self.end(worked, Some(reply)).await;
+                return;
+            }
+        };
+        let claimed = before.is_some();
+        // The client of a run that is neither detached nor claimed does not listen.
+        let _ = stored.send(before);
+        if claimed {
             return;
         }
-        // The client of a run that is not detached does not listen.
-        let _ = stored.send(());
         self.log(LogLevel::Info, format!("Run {} started: {shown}", self.id));
-        let (ending, output) = self.work(sink).start(&self.id, order, &reply).await;
-        self.end(ending, output, Some(reply)).await;
+        let worked = self.work(sink, pen).start(&self.id, order, &reply).await;
+        self.end(worked, Some(reply)).await;
     }
 
     async fn take_over(self, timeout_ms: Option<i64>) {
@@ -327,22 +362,27 @@ impl Run {
             // The time that passed without a server counts.
             (span(limit), Instant::now() + span(begun_at.saturating_add(limit).saturating_sub(now_ms())))
         });
-        let ending = self.work(Sink::Drop).take_over(&self.id, &self.yard.take_overs, limit).await;
-        self.end(ending, None, None).await;
+        let pen = self.yard.spools.resume(self.lease.kept().id(), &self.id).await;
+        self.listed.live.spool.send_replace(Some(Arc::clone(pen.spool())));
+        let worked = self.work(Sink::Drop, pen).take_over(&self.id, &self.yard.take_overs, limit).await;
+        self.end(worked, None).await;
     }
 
-    fn work(&self, sink: Sink) -> Work<'_> {
+    fn work(&self, sink: Sink, pen: Pen) -> Work<'_> {
         Work {
             engine: self.yard.engine.as_ref(),
             lease: &self.lease,
             cancel: &self.listed.live.cancel,
             leaving: &self.yard.leaving,
             sink,
+            pen,
         }
     }
 
     /// Records the end, then frees the box, then answers: whoever has the answer finds everything as it says.
-    async fn end(self, ending: Ending, output: Option<Output>, reply: Option<oneshot::Sender<Collected>>) {
+    async fn end(self, worked: Worked, reply: Option<oneshot::Sender<Collected>>) {
+        let Worked { ending, output, pen, job } = worked;
+        let written = pen.end();
         let exit = ending.exit();
         let status = ending.status();
         let mut unrecorded = None;
@@ -353,6 +393,12 @@ impl Run {
         }
         if status != RunStatus::Running {
             let cpu_ns = ending.cpu_ns();
+            let kept = if self.lease.kept().phase().is_gone() || matches!(ending, Ending::NotRecorded(_)) {
+                pen.discard().await;
+                OutputRow::default()
+            } else {
+                pen.finish().await
+            };
             let completed_at = now_ms();
             let end = RunEnd {
                 status,
@@ -361,6 +407,7 @@ impl Run {
                 memory_peak: exit.map_or(0, |exit| i64::try_from(exit.memory_peak).unwrap_or(i64::MAX)),
                 completed_at,
                 error: ending.complaint(),
+                output: kept,
             };
             self.lease.worked(cpu_ns);
             self.log_end(&ending);
@@ -376,6 +423,8 @@ impl Run {
             memory::look(&yard, &lease.kept().shared, exit);
         }
         drop(lease);
+        // Only when its end is recorded, so that a server that is killed before is told it once more.
+        let done = job.filter(|_| exit.is_some() && unrecorded.is_none());
         match unrecorded {
             // A run without an end would be shown as running for as long as this server lives.
             Some(end) => drop(yard.tasks.spawn(record_later(listed, id, end))),
@@ -384,6 +433,10 @@ impl Run {
         if let Some(reply) = reply {
             // Nobody waits when the client has left.
             let _ = reply.send(Collected::new(ending, output));
+        }
+        if let Some(job) = done {
+            // A box that does not hear of it keeps the end until it has many others.
+            let _ = job.control().taken(written, true).await;
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) async fn begin(yard: Arc<Yard>, shared: Arc<Shared>) {
 pub(super) async fn attach(yard: Arc<Yard>, shared: Arc<Shared>) {
     let job = {
         let _awake = shared.awake().await;
-        agent::attach(yard.engine.as_ref(), &shared.fixed.id, JOB.into()).await
+        agent::attach(yard.engine.as_ref(), &shared.fixed.id, JOB.into(), None).await
     };
     // Most have ended long ago, and their boxes have forgotten them.
     if let Ok(job) = job {

@@ -1,6 +1,7 @@
 //! The part of a run that talks to its job: pass bytes on, and end the job when somebody says so.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::Engine;
@@ -17,11 +18,14 @@ use super::order::Order;
 use super::output::{Output, Stream};
 use super::pipe::Writer;
 use super::runs::{Collected, Ending};
+use super::spool::Pen;
 
 /// Between TERM and KILL when a run is ended.
 const END_GRACE: Duration = Duration::from_secs(2);
 /// How long after KILL a box may take to say that the run has ended. Then the run is over whatever the box says.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes between what is written down of a run's output and what its box still has, at most. More is a lie.
+const MISSING_MAX: u64 = 1 << 50;
 /// What every command of a user gets beside the box's own environment.
 pub(super) const ENVIRONMENT: [&str; 4] = ["HOME=/home/boxuser", "USER=boxuser", "LOGNAME=boxuser", "SHELL=/bin/bash"];
 
@@ -76,6 +80,18 @@ pub(super) struct Work<'a> {
     pub(super) cancel: &'a CancellationToken,
     pub(super) leaving: &'a CancellationToken,
     pub(super) sink: Sink,
+    /// Writes its output down.
+    pub(super) pen: Pen,
+}
+
+/// What came of a job.
+pub(super) struct Worked {
+    pub(super) ending: Ending,
+    /// What was held of its output.
+    pub(super) output: Option<Output>,
+    pub(super) pen: Pen,
+    /// The connection on which it is to be said that its end is recorded, if it is of use for that.
+    pub(super) job: Option<Job>,
 }
 
 /// Why a job is being ended.
@@ -96,24 +112,21 @@ impl Reason {
 
 /// What happened to a job that was followed.
 enum Followed {
-    Over(Ending),
+    /// It is over; whether its connection is of further use: all of its input has been sent.
+    Over { ending: Ending, fed: bool },
     /// It must be ended, and its connection is of no use for that: it is full of input that the job does not read.
     Stuck(Reason),
 }
 
 impl Work<'_> {
     /// Starts the order's program and follows it to its end. A collector whose client has left (`reply` is closed) stops holding.
-    pub(super) async fn start(
-        mut self,
-        id: &RunId,
-        order: Order,
-        reply: &oneshot::Sender<Collected>,
-    ) -> (Ending, Option<Output>) {
+    pub(super) async fn start(self, id: &RunId, order: Order, reply: &oneshot::Sender<Collected>) -> Worked {
         let limit = order.timeout.map(|limit| (limit, Instant::now() + limit));
         let exec = wire::Exec {
             env: ENVIRONMENT.iter().map(|&variable| variable.to_owned()).collect(),
             stdin: order.input.is_some(),
             on_close: OnClose::Keep,
+            spool: true,
             ..wire::Exec::new(id.to_string(), order.argv, order.folder, User::BOXUSER)
         };
         let kept = self.lease.kept();
@@ -127,14 +140,10 @@ impl Work<'_> {
             () = self.leaving.cancelled() => Err(Ending::Left),
             job = starting => job.map_err(Ending::NotStarted),
         };
-        let ending = match job {
-            Err(ending) => ending,
-            Ok(job) => match self.follow(job, order.input, limit, Some(reply)).await {
-                Followed::Over(ending) => ending,
-                Followed::Stuck(reason) => self.end_anew(id, reason).await,
-            },
-        };
-        (ending, self.sink.collected())
+        match job {
+            Err(ending) => self.over(ending, None),
+            Ok(job) => self.see_through(id, job, order.input, limit, Some(reply)).await,
+        }
     }
 
     /// Finds a job that an earlier server started, when it is its turn, and follows it to its end.
@@ -143,7 +152,7 @@ impl Work<'_> {
         id: &RunId,
         turns: &Semaphore,
         limit: Option<(Duration, Instant)>,
-    ) -> Ending {
+    ) -> Worked {
         let kept = self.lease.kept();
         let attaching = async {
             // One that is frozen with its box is waited for.
@@ -152,28 +161,50 @@ impl Work<'_> {
             }
             let _turn = turns.acquire().await;
             let _awake = kept.shared.awake().await;
-            Some(agent::attach(self.engine, kept.id(), id.to_string()).await)
+            Some(agent::attach(self.engine, kept.id(), id.to_string(), Some(self.pen.end())).await)
         };
         let job = tokio::select! {
             biased;
-            () = self.lease.over().cancelled() => return Ending::BoxEnded,
-            () = self.leaving.cancelled() => return Ending::Left,
+            () = self.lease.over().cancelled() => return self.over(Ending::BoxEnded, None),
+            () = self.leaving.cancelled() => return self.over(Ending::Left, None),
             job = attaching => job,
         };
-        let Some(job) = job else { return Ending::Stopped };
-        match job {
-            Err(AgentError::Refused { .. }) => Ending::Unknown,
-            Err(error) => Ending::Lost(error),
-            Ok(job) => match self.follow(job, None, limit, None).await {
-                Followed::Over(ending) => ending,
-                Followed::Stuck(reason) => self.end_anew(id, reason).await,
+        let ending = match job {
+            None => Ending::Stopped,
+            Some(Err(AgentError::Refused { .. })) => Ending::Unknown,
+            Some(Err(error)) => Ending::Lost(error),
+            Some(Ok(job)) => match catch_up(&mut self.pen, &job) {
+                Ok(()) => return self.see_through(id, job, None, limit, None).await,
+                Err(error) => Ending::Lost(error),
             },
+        };
+        self.over(ending, None)
+    }
+
+    fn over(self, ending: Ending, job: Option<Job>) -> Worked {
+        Worked { ending, output: self.sink.collected(), pen: self.pen, job }
+    }
+
+    async fn see_through(
+        mut self,
+        id: &RunId,
+        mut job: Job,
+        input: Option<Bytes>,
+        limit: Option<(Duration, Instant)>,
+        reply: Option<&oneshot::Sender<Collected>>,
+    ) -> Worked {
+        match self.follow(&mut job, input, limit, reply).await {
+            Followed::Over { ending, fed } => self.over(ending, fed.then_some(job)),
+            Followed::Stuck(reason) => {
+                let ending = self.end_anew(id, reason).await;
+                self.over(ending, None)
+            }
         }
     }
 
     async fn follow(
         &mut self,
-        mut job: Job,
+        job: &mut Job,
         input: Option<Bytes>,
         limit: Option<(Duration, Instant)>,
         reply: Option<&oneshot::Sender<Collected>>,
@@ -181,15 +212,17 @@ impl Work<'_> {
         let (control, hurry) = (job.control(), self.sink.hurry());
         let mut feeding = input.is_some();
         let mut feed = pin!(feed(control.clone(), input));
-        let mut pump = pin!(pump(&mut job, &mut self.sink, reply));
+        let spool = Arc::clone(self.pen.spool());
+        let mut pump = pin!(pump(job, &mut self.sink, &mut self.pen, reply));
         let mut ending: Option<(Reason, Instant)> = None;
         loop {
             let deadline = ending.map(|(_, deadline)| deadline).or_else(|| limit.map(|(_, at)| at));
+            let over = |ending| Followed::Over { ending, fed: !feeding };
             let reason = tokio::select! {
                 biased;
-                () = self.lease.over().cancelled() => return Followed::Over(Ending::BoxEnded),
-                () = self.leaving.cancelled() => return Followed::Over(Ending::Left),
-                result = &mut pump => return Followed::Over(match (result, ending) {
+                () = self.lease.over().cancelled() => return over(Ending::BoxEnded),
+                () = self.leaving.cancelled() => return over(Ending::Left),
+                result = &mut pump => return over(match (result, ending) {
                     (Ok(exit), Some((reason, _))) => reason.ending(exit),
                     // What stops a box kills what is in it, and the news of that may come first.
                     (Ok(Exit { signal: Some(_), .. }), None) if self.lease.kept().phase().is_stopped() => {
@@ -203,11 +236,14 @@ impl Work<'_> {
                 () = self.cancel.cancelled(), if ending.is_none() => Reason::Cancelled,
                 () = until(deadline) => match (ending, limit) {
                     (None, Some((after, _))) => Reason::TimedOut(after),
-                    (Some((reason, _)), _) => return Followed::Over(reason.ending(KILLED)),
+                    (Some((reason, _)), _) => return over(reason.ending(KILLED)),
                     (None, None) => continue,
                 },
                 () = &mut feed, if feeding => {
                     feeding = false;
+                    // It may not have been possible to say so meanwhile, and the program may wait for it. If the connection is broken
+                    // the pump finds out, too.
+                    let _ = control.taken(spool.safe(), false).await;
                     continue;
                 }
             };
@@ -226,16 +262,18 @@ impl Work<'_> {
 
     /// Ends a job over a new connection.
     async fn end_anew(&mut self, id: &RunId, reason: Reason) -> Ending {
+        let (engine, lease, leaving, pen) = (self.engine, self.lease, self.leaving, &mut self.pen);
         let over = async {
-            let mut job = agent::attach(self.engine, self.lease.kept().id(), id.to_string()).await?;
+            let mut job = agent::attach(engine, lease.kept().id(), id.to_string(), Some(pen.end())).await?;
+            catch_up(pen, &job)?;
             job.control().end(END_GRACE).await?;
-            pump(&mut job, &mut Sink::Drop, None).await
+            pump(&mut job, &mut Sink::Drop, pen, None).await
         };
         let over = timeout(END_GRACE + END_DEADLINE, over);
         tokio::select! {
             biased;
-            () = self.lease.over().cancelled() => Ending::BoxEnded,
-            () = self.leaving.cancelled() => Ending::Left,
+            () = lease.over().cancelled() => Ending::BoxEnded,
+            () = leaving.cancelled() => Ending::Left,
             exit = over => match exit {
                 Ok(Ok(exit)) => reason.ending(exit),
                 Ok(Err(_)) | Err(_) => reason.ending(KILLED),
@@ -247,6 +285,18 @@ impl Work<'_> {
 /// What is reported of a job that was ended and did not say how it ended.
 const KILLED: Exit = Exit { code: 137, signal: Some(9), cpu_ns: 0, memory_peak: 0 };
 
+/// Notes what is missing between what is written down and what the box still has.
+fn catch_up(pen: &mut Pen, job: &Job) -> Result<(), AgentError> {
+    let missing = job.from().saturating_sub(pen.end());
+    if missing > MISSING_MAX {
+        return Err(AgentError::Protocol(format!("{missing} bytes of output that nobody has seen")));
+    }
+    if missing > 0 {
+        pen.skip_to(job.from());
+    }
+    Ok(())
+}
+
 async fn feed(control: JobControl, input: Option<Bytes>) {
     let Some(input) = input else { return };
     // A program that exits without reading all of its input is no failure.
@@ -255,13 +305,24 @@ async fn feed(control: JobControl, input: Option<Bytes>) {
     }
 }
 
-async fn pump(job: &mut Job, sink: &mut Sink, reply: Option<&oneshot::Sender<Collected>>) -> Result<Exit, AgentError> {
+async fn pump(
+    job: &mut Job,
+    sink: &mut Sink,
+    pen: &mut Pen,
+    reply: Option<&oneshot::Sender<Collected>>,
+) -> Result<Exit, AgentError> {
+    let control = job.control();
     loop {
-        match job.next().await? {
-            Event::Out(bytes) => sink.take(Stream::Out, bytes).await,
-            Event::Err(bytes) => sink.take(Stream::Err, bytes).await,
+        let (stream, bytes) = match job.next().await? {
+            Event::Out(bytes) => (Stream::Out, bytes),
+            Event::Err(bytes) => (Stream::Err, bytes),
             Event::Exit(exit) => return Ok(exit),
+        };
+        if pen.append(stream, bytes.clone()).await {
+            // A broken connection shows in the next read, after what is still in it.
+            let _ = control.taken(pen.safe(), false).await;
         }
+        sink.take(stream, bytes).await;
         if let Sink::Hold(..) = sink
             && reply.is_some_and(oneshot::Sender::is_closed)
         {

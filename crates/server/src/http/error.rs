@@ -97,6 +97,15 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// A run was begun under this idempotency key, and there is no answer of it to give.
+    pub fn not_run_again(why: Option<&str>) -> Self {
+        let why = why.unwrap_or("what it has written is not known any more");
+        Self::new(
+            StatusCode::CONFLICT,
+            format!("{why}; it is not run again under this Idempotency-Key, take a new key for that"),
+        )
+    }
+
     /// The server is shutting down.
     pub fn leaving() -> Self {
         BoxError::Leaving.into()
@@ -196,9 +205,12 @@ impl From<SshTokenError> for ApiError {
 impl From<BoxError> for ApiError {
     fn from(error: BoxError) -> Self {
         let status = match &error {
-            BoxError::NotFound | BoxError::RunNotFound | BoxError::LabelMissing | BoxError::SnapshotNotFound => {
-                StatusCode::NOT_FOUND
-            }
+            BoxError::NotFound
+            | BoxError::RunNotFound
+            | BoxError::OutputUnknown
+            | BoxError::LabelMissing
+            | BoxError::SnapshotNotFound => StatusCode::NOT_FOUND,
+            BoxError::ClaimDiffers => StatusCode::UNPROCESSABLE_ENTITY,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
             BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
             BoxError::NameTaken(_)

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, boxes, code, exec, health, labels, logs, pause, runs, session, snapshots, ssh, startup, usage,
+    Http, account_env, boxes, code, exec, health, labels, logs, output, pause, runs, session, snapshots, ssh, startup, usage,
 };
 
 #[derive(OpenApi)]
@@ -56,6 +56,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
+        .routes(routes!(output::show))
         .routes(routes!(logs::list))
         .routes(routes!(ssh::door))
         .routes(routes!(ssh::add_key, ssh::list_keys))

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LIMIT_MAX, LogLevel, LogSource};
 
+use super::outputs::{KeptOutput, kept};
 use super::sql::Sql;
 use super::sqlite::{Db, word};
 use super::{Failure, Store, StoreError, now_ms};
@@ -24,9 +25,12 @@ const PRUNE_LOGS: Sql = Sql::new(
     "delete from logs where (box_id, at, seq) in
         (select box_id, at, seq from logs where at < $1 order by at limit $2)",
 );
-const PRUNE_RUNS: Sql = Sql::new(
-    "delete from runs where id in
-        (select id from runs where completed_at < $1 order by completed_at limit $2)",
+const OLD_RUNS: Sql =
+    Sql::new("select id, box_id, output_held from runs where completed_at < $1 order by completed_at limit $2");
+const DELETE_RUN: Sql = Sql::new("delete from runs where id = $1");
+const PRUNE_CLAIMS: Sql = Sql::new(
+    "delete from claims where (box_id, name) in
+        (select box_id, name from claims where created_at < $1 order by created_at limit $2)",
 );
 const PRUNE_TOKENS: Sql = Sql::new(
     "delete from ssh_tokens where id in
@@ -47,7 +51,7 @@ pub struct LogRow {
 }
 
 /// How many rows a pruning has removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pruned {
     /// Log entries.
     pub logs: usize,
@@ -55,6 +59,10 @@ pub struct Pruned {
     pub runs: usize,
     /// SSH tokens that had expired, revoked ones too.
     pub ssh_tokens: usize,
+    /// Claims.
+    pub claims: usize,
+    /// What was kept of the outputs of those runs. Files are still to be removed.
+    pub outputs: Vec<KeptOutput>,
     /// There may be more to remove: call again.
     pub more: bool,
 }
@@ -98,19 +106,26 @@ impl Store {
         .await
     }
 
-    /// Removes log entries from before `logs_before`, runs that ended before `runs_before` and SSH tokens that have expired, a bounded
-    /// number at a time, the oldest first.
+    /// Removes log entries from before `logs_before`, runs that ended before `runs_before`, claims from before `claims_before` and SSH
+    /// tokens that have expired, a bounded number at a time, the oldest first.
     ///
     /// # Errors
     /// The database's failures.
-    pub async fn prune(&self, logs_before: i64, runs_before: i64) -> Result<Pruned, StoreError> {
+    pub async fn prune(&self, logs_before: i64, runs_before: i64, claims_before: i64) -> Result<Pruned, StoreError> {
         let now = now_ms();
         self.write("removing old entries", move |db| {
             let logs = db.execute(PRUNE_LOGS, (logs_before, PRUNE_MAX))?;
-            let runs = db.execute(PRUNE_RUNS, (runs_before, PRUNE_MAX))?;
+            let mut outputs = db.all(OLD_RUNS, (runs_before, PRUNE_MAX), kept)?;
+            for run in &outputs {
+                db.execute(DELETE_RUN, (run.run_id.as_str(),))?;
+            }
+            let runs = outputs.len();
+            outputs.retain(|output| output.held > 0);
+            let claims = db.execute(PRUNE_CLAIMS, (claims_before, PRUNE_MAX))?;
             let ssh_tokens = db.execute(PRUNE_TOKENS, (now, PRUNE_MAX))?;
             let full = usize::try_from(PRUNE_MAX).unwrap_or(usize::MAX);
-            Ok(Pruned { logs, runs, ssh_tokens, more: [logs, runs, ssh_tokens].contains(&full) })
+            let more = [logs, runs, ssh_tokens, claims].contains(&full);
+            Ok(Pruned { logs, runs, ssh_tokens, claims, outputs, more })
         })
         .await
     }

@@ -4,8 +4,9 @@ use boxyard_proto::api::runs::{RunStatus, RunType};
 use boxyard_proto::{AccountId, BoxId, RunId};
 use rusqlite::Row;
 
+use super::outputs::OutputRow;
 use super::sql::Sql;
-use super::sqlite::{broken_unique, parsed, word};
+use super::sqlite::{Db, broken_unique, parsed, word};
 use super::{Failure, Store, StoreError};
 
 /// Runs that one listing returns at most.
@@ -17,8 +18,9 @@ const INSERT: Sql = Sql::new(
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
 );
 const FINISH: Sql = Sql::new(
-    "update runs set status = $1, exit_code = $2, cpu_ns = $3, memory_peak = $4, completed_at = $5, error = $6
-     where id = $7 and status = 'running'",
+    "update runs set status = $1, exit_code = $2, cpu_ns = $3, memory_peak = $4, completed_at = $5, error = $6,
+        output_end = $7, output_held = $8, output = $9
+     where id = $10 and status = 'running'",
 );
 
 /// Queries of runs read the same columns in the same order.
@@ -82,6 +84,8 @@ pub struct RunEnd {
     pub completed_at: i64,
     /// Why it failed, if it did.
     pub error: Option<String>,
+    /// What is kept of its output.
+    pub output: OutputRow,
 }
 
 impl Store {
@@ -91,30 +95,7 @@ impl Store {
     /// [`StoreError::IdTaken`], or the database's failures.
     pub async fn insert_run(&self, row: RunRow) -> Result<(), StoreError> {
         let seq = self.next_seq();
-        self.write("adding a run", move |db| {
-            let params = rusqlite::params![
-                row.id.as_str(),
-                row.box_id.as_str(),
-                row.account.as_str(),
-                kind_text(row.kind),
-                status_text(row.status),
-                row.prompt,
-                row.exit_code,
-                row.cpu_ns,
-                row.memory_peak,
-                row.created_at,
-                row.completed_at,
-                row.error,
-                row.timeout_ms,
-                seq,
-            ];
-            db.execute(INSERT, params).map_err(|error| match broken_unique(&error) {
-                Some(_) => Failure::Refused(StoreError::IdTaken),
-                None => Failure::Sql(error),
-            })?;
-            Ok(())
-        })
-        .await
+        self.write("adding a run", move |db| insert_run(db, &row, seq)).await
     }
 
     /// Notes how a run ended. Says whether it was running until now: the first end counts, a later one changes nothing.
@@ -130,6 +111,9 @@ impl Store {
                 end.memory_peak,
                 end.completed_at,
                 end.error,
+                end.output.end,
+                end.output.held,
+                end.output.short,
                 id.as_str(),
             ];
             Ok(db.execute(FINISH, params)? > 0)
@@ -162,6 +146,30 @@ impl Store {
     pub async fn running_runs(&self) -> Result<Vec<RunRow>, StoreError> {
         self.read("listing running runs", |db| db.all(RUNNING, (), run_row)).await
     }
+}
+
+pub(super) fn insert_run(db: &Db, row: &RunRow, seq: i64) -> Result<(), Failure> {
+    let params = rusqlite::params![
+        row.id.as_str(),
+        row.box_id.as_str(),
+        row.account.as_str(),
+        kind_text(row.kind),
+        status_text(row.status),
+        row.prompt,
+        row.exit_code,
+        row.cpu_ns,
+        row.memory_peak,
+        row.created_at,
+        row.completed_at,
+        row.error,
+        row.timeout_ms,
+        seq,
+    ];
+    db.execute(INSERT, params).map_err(|error| match broken_unique(&error) {
+        Some(_) => Failure::Refused(StoreError::IdTaken),
+        None => Failure::Sql(error),
+    })?;
+    Ok(())
 }
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {

@@ -1,7 +1,7 @@
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::api::runs::{RunStatus, RunType};
 use boxyard_proto::{BoxId, RunId};
-use boxyard_server::store::{LogRow, MESSAGE_MAX, RunEnd, RunRow, StoreError};
+use boxyard_server::store::{LogRow, MESSAGE_MAX, OutputRow, RunEnd, RunRow, StoreError};
 
 use super::{Yard, account};
 
@@ -24,7 +24,15 @@ fn run(yard: &Yard, box_id: &BoxId, number: u128) -> RunRow {
 }
 
 fn end(status: RunStatus, completed_at: i64) -> RunEnd {
-    RunEnd { status, exit_code: Some(3), cpu_ns: 5, memory_peak: 6, completed_at, error: Some("why".into()) }
+    RunEnd {
+        status,
+        exit_code: Some(3),
+        cpu_ns: 5,
+        memory_peak: 6,
+        completed_at,
+        error: Some("why".into()),
+        output: OutputRow::default(),
+    }
 }
 
 fn entry(at: i64, message: &str) -> LogRow {
@@ -122,7 +130,7 @@ async fn pruning_removes_what_is_old_and_ended() {
         let finished = yard.store.finish_run(RunId::from_entropy(number), end(RunStatus::Completed, at)).await;
         assert!(finished.expect("finish"));
     }
-    let pruned = yard.store.prune(30, 30).await.expect("prune");
+    let pruned = yard.store.prune(30, 30, 30).await.expect("prune");
     assert_eq!((pruned.logs, pruned.runs, pruned.more), (2, 1, false));
     assert_eq!(yard.store.logs(&id, 0, 10).await.expect("read"), vec![entry(30, "x")]);
     let left: Vec<_> = yard.store.list_runs(&id, 10).await.expect("list").into_iter().map(|row| row.id).collect();

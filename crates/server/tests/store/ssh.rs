@@ -123,11 +123,11 @@ async fn live_tokens_are_counted_and_boxes_looked_at() {
     assert!(yard.store.revoke_ssh_token(&id, SshTokenId::from_entropy(2), 4).await.expect("revoke"));
     insert(token(&first, &id, 4)).await.expect("a revoked one counts for nothing");
 
-    let pruned = yard.store.prune(0, 0).await.expect("prune");
+    let pruned = yard.store.prune(0, 0, 0).await.expect("prune");
     assert_eq!((pruned.ssh_tokens, pruned.more), (1, false), "what expired goes, what is revoked stays for its time");
     assert_eq!(yard.store.find_ssh_token([1; 32]).await.expect("find"), None);
     assert!(yard.store.find_ssh_token([3; 32]).await.expect("find").is_some());
-    assert_eq!(yard.store.prune(0, 0).await.expect("prune").ssh_tokens, 0);
+    assert_eq!(yard.store.prune(0, 0, 0).await.expect("prune").ssh_tokens, 0);
 }
 
 #[tokio::test]
