@@ -39,17 +39,21 @@ fn begun(text: &'static str, breaks_off: bool) -> Body {
         }
     });
     if breaks_off {
-        Body::from_stream(tokio_util::io::ReaderStream::new(read.chain(Broken)))
+        Body::from_stream(tokio_util::io::ReaderStream::new(read.chain(Broken(false))))
     } else {
         Body::from_stream(tokio_util::io::ReaderStream::new(read))
     }
 }
 
-/// A reader that fails at once.
-struct Broken;
+/// A reader that fails when what came before it has been sent.
+struct Broken(bool);
 
 impl AsyncRead for Broken {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if !std::mem::replace(&mut self.0, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(Err(std::io::Error::other("broken")))
     }
 }
