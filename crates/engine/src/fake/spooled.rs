@@ -108,7 +108,7 @@ impl Spooled {
             state.followers += 1;
             state.follower = state.followers;
             (state.overwrites, state.unheard) = (false, false);
-            state.sent = from.map_or(state.end(), |from| from.clamp(state.start, state.end()));
+            state.sent = from.map_or_else(|| state.end(), |from| from.clamp(state.start, state.end()));
             following = (state.follower, state.sent);
         });
         following
