@@ -158,6 +158,11 @@ impl Client {
         url
     }
 
+    /// Whether something listens where the server is.
+    pub(crate) async fn is_reachable(&self) -> bool {
+        self.http.get(self.base.clone()).timeout(CONNECT_DEADLINE).send().await.is_ok()
+    }
+
     /// The server's host: a name or an address, IPv6 without brackets.
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')

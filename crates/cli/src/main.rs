@@ -1,7 +1,7 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
-//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` answers with the command's own code, and 125 when it could
-//! not run the command at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
+//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod askpass;
+mod attach;
 mod client;
 mod create;
 mod data;
@@ -22,6 +23,7 @@ mod host;
 mod image;
 mod key;
 mod list;
+mod logs;
 mod output;
 mod pause;
 mod serve;
@@ -63,6 +65,10 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Print what a run has written, follow it, and end with its exit code
+    Attach(attach::Attach),
+    /// Print a box's log, and follow it
+    Logs(logs::Logs),
     /// Pause boxes: what runs in them stands still until they are resumed
     Pause(pause::Pause),
     /// Resume paused boxes; any work in them does so too
@@ -116,6 +122,8 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Attach(attach) => client(attach.run()),
+        Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),
         Command::Resume(boxes) => client(boxes.resume()),
         Command::Delete(delete) => client(delete.run()),

@@ -1,5 +1,6 @@
 //! The program as its users meet it: called, with its output and exit codes.
 
+mod attach;
 mod boxes;
 mod env;
 mod exec;

@@ -32,6 +32,7 @@ mod keeper;
 mod kept;
 mod life;
 pub mod lifecycle;
+mod log_follow;
 mod memory;
 mod order;
 mod output;
@@ -50,6 +51,7 @@ mod work;
 pub use admission::Full;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
+pub use log_follow::LogStream;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub(crate) use outputs::same_run;
@@ -435,13 +437,7 @@ impl Boxes {
     /// The store failed.
     pub async fn logs(&self, kept: &Kept, offset: u32, limit: u32) -> Result<Vec<LogEntry>, BoxError> {
         let rows = self.yard.store.logs(kept.id(), offset, limit).await?;
-        let entry = |row: crate::store::LogRow| LogEntry {
-            timestamp: row.at / 1000,
-            level: row.level,
-            source: row.source,
-            message: row.message,
-        };
-        Ok(rows.into_iter().map(entry).collect())
+        Ok(rows.into_iter().map(log_follow::entry).collect())
     }
 
     /// Cancelling this makes runs leave their jobs to the next server and answer, and keepers end.

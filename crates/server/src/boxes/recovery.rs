@@ -33,7 +33,7 @@ use super::kept::{Kept, Message};
 use super::lifecycle::{Asleep, Phase, Resting};
 use super::snapshots::Saving;
 use super::{Before, Boxes, before, chain, now_ms};
-use crate::store::{BoxRow, RunEnd, RunRow, StoreError};
+use crate::store::{BoxRow, OutputRow, RunEnd, RunRow, StoreError};
 
 /// How long the engine may take to say what exists.
 pub(super) const OBSERVE_DEADLINE: Duration = Duration::from_secs(60);
@@ -310,19 +310,27 @@ impl Boxes {
     }
 
     async fn lose(&self, row: RunRow) -> Result<(), RecoveryError> {
-        let pen = self.yard.spools.resume(&row.box_id, &row.id).await;
-        let output = pen.finish().await;
-        let end = RunEnd {
-            output,
-            status: RunStatus::Failed,
-            exit_code: None,
-            cpu_ns: row.cpu_ns,
-            memory_peak: row.memory_peak,
-            completed_at: now_ms(),
-            error: Some("lost with its box's processes when the server or its host was restarted".into()),
-        };
+        // Reading what is kept of it takes its time, and the server is not to wait for that.
+        if self.yard.spools.has_file(&row.box_id, &row.id) {
+            self.lose_later(row, end_of_lost);
+            return Ok(());
+        }
+        let end = end_of_lost(&row, OutputRow { end: Some(0), ..OutputRow::default() });
         self.yard.store.finish_run(row.id, end).await?;
         Ok(())
+    }
+}
+
+/// The end of a run whose processes are gone.
+fn end_of_lost(row: &RunRow, output: OutputRow) -> RunEnd {
+    RunEnd {
+        output,
+        status: RunStatus::Failed,
+        exit_code: None,
+        cpu_ns: row.cpu_ns,
+        memory_peak: row.memory_peak,
+        completed_at: now_ms(),
+        error: Some("lost with its box's processes when the server or its host was restarted".into()),
     }
 }
 

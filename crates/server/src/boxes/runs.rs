@@ -258,6 +258,21 @@ impl Boxes {
         self.yard.tasks.spawn(run.take_over(row.timeout_ms));
     }
 
+    /// Records the `end` of a run that is lost, when it is known what is kept of its output.
+    pub(super) fn lose_later(&self, row: RunRow, end: fn(&RunRow, OutputRow) -> RunEnd) {
+        let listed = Listed::new(&self.yard, &row.id, &row.box_id);
+        let yard = Arc::clone(&self.yard);
+        self.yard.tasks.spawn(async move {
+            let pen = yard.spools.resume(&row.box_id, &row.id).await;
+            listed.live.spool.send_replace(Some(Arc::clone(pen.spool())));
+            let end = end(&row, pen.finish().await);
+            if let Err(error) = yard.store.finish_run(row.id.clone(), end.clone()).await {
+                tracing::error!(run_id = %row.id, error = chain(&error), "a run's end could not be recorded");
+                record_later(listed, row.id, end).await;
+            }
+        });
+    }
+
     /// The box's newest runs.
     ///
     /// # Errors

@@ -318,11 +318,11 @@ async fn pump(
             Event::Err(bytes) => (Stream::Err, bytes),
             Event::Exit(exit) => return Ok(exit),
         };
-        if pen.append(stream, bytes.clone()).await {
+        let (is_safer, ()) = tokio::join!(pen.append(stream, bytes.clone()), sink.take(stream, bytes));
+        if is_safer {
             // A broken connection shows in the next read, after what is still in it.
             let _ = control.taken(pen.safe(), false).await;
         }
-        sink.take(stream, bytes).await;
         if let Sink::Hold(..) = sink
             && reply.is_some_and(oneshot::Sender::is_closed)
         {

@@ -20,6 +20,7 @@ mod accounts;
 mod boxes;
 mod claims;
 mod keys;
+mod log_followers;
 mod logs;
 mod outputs;
 mod pruning;
@@ -36,6 +37,7 @@ pub use accounts::Account;
 pub use boxes::{BoxRow, LIST_MAX};
 pub use claims::{Claim, ClaimRow};
 pub use keys::{KeyRow, NewKey};
+pub use log_followers::{LogFollower, NumberedLog};
 pub use logs::{LogRow, MESSAGE_MAX, Pruned};
 pub use outputs::{KeptOutput, OutputRow};
 pub use pruning::PrunedBoxes;
@@ -44,6 +46,7 @@ pub use snapshots::{Inherits, Purpose, SnapshotRow, SnapshotState, Which};
 pub use ssh_keys::SshKeyRow;
 pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 
+use log_followers::LogFollowers;
 use readers::Readers;
 use sqlite::Db;
 use writer::{Failure, Writer};
@@ -80,6 +83,7 @@ struct Shared {
     /// The last number given by [`Store::next_seq`].
     seq: AtomicI64,
     logs_dropped: AtomicU64,
+    log_followers: Arc<LogFollowers>,
 }
 
 impl fmt::Debug for Store {
@@ -98,7 +102,11 @@ impl Store {
         let open = move || {
             let db = Db::open(&path, &options, now_ms())?;
             let readers = (0..READERS).map(|_| Db::open_reader(&path)).collect::<Result<_, _>>()?;
-            let shared = Arc::new(Shared { seq: AtomicI64::new(0), logs_dropped: AtomicU64::new(0) });
+            let shared = Arc::new(Shared {
+                seq: AtomicI64::new(0),
+                logs_dropped: AtomicU64::new(0),
+                log_followers: Arc::default(),
+            });
             Ok(Self { writer: Writer::start(db)?, readers: Readers::start(readers)?, shared })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::broken("opening the database", error))?

@@ -82,7 +82,7 @@ impl Writer {
         F: FnOnce(&Db) -> Result<T, Failure> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let write = Box::new(One { doing, write: Some(write), result: None, answer: Some(answer) });
+        let write = Box::new(One { doing, write: Some(write), result: None, answer: Some(answer), done: None });
         self.queue.send_timeout(Order::Write(write), QUEUE_DEADLINE).await.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => StoreError::Busy,
             SendTimeoutError::Closed(_) => StoreError::Closed,
@@ -90,12 +90,18 @@ impl Writer {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Queues `write` without waiting for anything.
-    pub(super) fn write_later<F>(&self, doing: &'static str, write: F) -> Result<(), StoreError>
+    /// Queues `write` without waiting for anything. `done` is called when it is committed.
+    pub(super) fn write_later<F>(
+        &self,
+        doing: &'static str,
+        write: F,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError>
     where
         F: FnOnce(&Db) -> Result<(), Failure> + Send + 'static,
     {
-        let write = Box::new(One { doing, write: Some(write), result: None, answer: None });
+        let done = Some(Box::new(done) as Box<dyn FnOnce() + Send>);
+        let write = Box::new(One { doing, write: Some(write), result: None, answer: None, done });
         self.queue.try_send(Order::Write(write)).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Busy,
             TrySendError::Closed(_) => StoreError::Closed,
@@ -168,6 +174,7 @@ struct One<T, F> {
     write: Option<F>,
     result: Option<Result<T, Failure>>,
     answer: Option<oneshot::Sender<Result<T, StoreError>>>,
+    done: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl<T, F> Write for One<T, F>
@@ -191,7 +198,11 @@ where
             // Whoever asked may have left; the write is done all the same.
             (Some(answer), result) => drop(answer.send(result)),
             (None, Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "a queued write failed"),
-            (None, Ok(_)) => {}
+            (None, Ok(_)) => {
+                if let Some(done) = self.done {
+                    done();
+                }
+            }
         }
     }
 }

@@ -187,7 +187,13 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         .and_then(Iterator::collect)
         .expect("versions");
     let later = |version, name: &str| (version, name.to_owned(), true);
-    let expected =
-        [(1, "start".into(), false), later(2, "ssh"), later(3, "snapshots"), later(4, "account"), later(5, "life")];
+    let expected = [
+        (1, "start".into(), false),
+        later(2, "ssh"),
+        later(3, "snapshots"),
+        later(4, "account"),
+        later(5, "life"),
+        later(6, "spool"),
+    ];
     assert_eq!(versions, expected);
 }
