@@ -29,7 +29,7 @@ pub(crate) struct Create {
     /// Snapshot that the box's disk starts as a copy of; runtime, size and variables are its source's, unless given here
     #[arg(long, value_name = "SNAPSHOT", conflicts_with = "runtime")]
     from: Option<SnapshotId>,
-    /// Size: small, medium or large
+    /// Size: small, medium, large, or another one that the server has
     #[arg(long)]
     size: Option<String>,
     /// Name that stands for the id

@@ -425,8 +425,13 @@ impl Engine for FakeEngine {
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let state = |id: &BoxId| self.lock().paused.get(id).copied().unwrap_or(ObservedState::Running);
-        Ok(self.ids().into_iter().map(|id| Observed { state: state(&id), id }).collect())
+        let state = self.lock();
+        let seen = |(id, found): (&BoxId, &Arc<FakeBox>)| Observed {
+            id: id.clone(),
+            state: state.paused.get(id).copied().unwrap_or(ObservedState::Running),
+            limits: Some(found.spec.limits),
+        };
+        Ok(state.boxes.iter().map(seen).collect())
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {

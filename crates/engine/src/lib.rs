@@ -131,6 +131,9 @@ pub struct Observed {
     pub id: BoxId,
     /// What there is of it.
     pub state: ObservedState,
+    /// What it was made to use at most, whatever its size stands for by now; `None` when that is not known any more.
+    #[serde(default)]
+    pub limits: Option<Limits>,
 }
 
 /// What there is of a box.

@@ -10,22 +10,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use boxyard_engine::Limits as BoxLimits;
 use boxyard_engine::local::StorageChoice;
-use boxyard_proto::names::Size;
 
 use crate::store::Synchronous;
 
 mod layers;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
+pub use sizes::Sizes;
 pub use value::{AddressRange, Factor, Secret, duration};
 
 use layers::Layers;
-use value::{Bytes, Cpus, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
+use value::{Bytes, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
 
 /// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
 pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
@@ -182,28 +182,6 @@ pub struct Limits {
     pub ssh_shutdown_grace: Duration,
 }
 
-/// What boxes of each size may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// Boxes of size `small`.
-    pub small: BoxLimits,
-    /// Boxes of size `medium`.
-    pub medium: BoxLimits,
-    /// Boxes of size `large`.
-    pub large: BoxLimits,
-}
-
-impl Sizes {
-    /// What boxes of this size may use.
-    pub fn of(&self, size: Size) -> BoxLimits {
-        match size {
-            Size::Small => self.small,
-            Size::Medium => self.medium,
-            Size::Large => self.large,
-        }
-    }
-}
-
 /// What the server says of itself on standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -314,23 +292,7 @@ impl Config {
                     .get("limits.ssh_shutdown_grace")?
                     .map_or(Duration::from_secs(10), |Span(span)| span),
             },
-            sizes: Sizes {
-                small: size(
-                    layers,
-                    ["sizes.small.cpus", "sizes.small.memory", "sizes.small.pids", "sizes.small.disk"],
-                    1,
-                )?,
-                medium: size(
-                    layers,
-                    ["sizes.medium.cpus", "sizes.medium.memory", "sizes.medium.pids", "sizes.medium.disk"],
-                    2,
-                )?,
-                large: size(
-                    layers,
-                    ["sizes.large.cpus", "sizes.large.memory", "sizes.large.pids", "sizes.large.disk"],
-                    4,
-                )?,
-            },
+            sizes: Sizes::read(layers)?,
             idle_pause_after: layers
                 .get("idle.pause_after")?
                 .map_or(Some(Duration::from_hours(1)), |SpanOrOff(span)| span),
@@ -356,21 +318,6 @@ impl Config {
 /// The database file in a data directory.
 pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("boxyard.db")
-}
-
-/// A size; `times` says how many times the default of `small` it has by default.
-fn size(
-    layers: &Layers<'_>,
-    [cpus, memory, pids, disk]: [&'static str; 4],
-    times: u32,
-) -> Result<BoxLimits, ConfigError> {
-    let share = GB * u64::from(times);
-    Ok(BoxLimits {
-        cpu_millis: layers.get(cpus)?.map_or(2000 * times, |Cpus(millis)| millis),
-        memory_bytes: layers.get(memory)?.map_or(4 * share, |Bytes(bytes)| bytes),
-        pids: layers.get(pids)?.unwrap_or(1024 * times),
-        disk_bytes: layers.get(disk)?.map_or(5 * share, |Bytes(bytes)| bytes),
-    })
 }
 
 impl fmt::Display for LogFormat {

@@ -23,8 +23,11 @@ impl LocalEngine {
         }
         let mut observed = Vec::with_capacity(ids.len());
         for id in ids {
-            let state = self.host.state(&id).await.map_err(broken(looking))?;
-            observed.push(Observed { id, state });
+            // A record that cannot be read is as good as none; the box's removal is what is left.
+            let record = Record::read(&self.host.instance.of(&id)).unwrap_or_default();
+            let limits = record.as_ref().map(|record| record.spec.limits);
+            let state = self.host.state(&id, record).await.map_err(broken(looking))?;
+            observed.push(Observed { id, state, limits });
         }
         Ok(observed)
     }
@@ -44,10 +47,8 @@ impl Host {
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    async fn state(&self, id: &BoxId) -> io::Result<ObservedState> {
-        let dir = self.instance.of(id);
-        // A record that cannot be read is as good as none; the box's removal is what is left.
-        let Ok(Some(record)) = Record::read(&dir) else { return Ok(ObservedState::Partial) };
+    async fn state(&self, id: &BoxId, record: Option<Record>) -> io::Result<ObservedState> {
+        let Some(record) = record else { return Ok(ObservedState::Partial) };
         if !self.storages.has(record.storage, id) {
             return Ok(ObservedState::Partial);
         }

@@ -113,7 +113,7 @@ pub struct RestoreBox {
     /// At most 5 labels. The source's are not inherited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
-    /// `small`, `medium` or `large`; the source's when missing.
+    /// `small`, `medium`, `large` or another size that the server has; the source's when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
     /// Of no effect: the box has its source's runtime, whose files are in the snapshot.

@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind};
+use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
 use boxyard_proto::api::runs::RunStatus;
@@ -132,7 +132,8 @@ impl Yard {
 pub struct NewBox {
     name: Option<String>,
     labels: Vec<String>,
-    size: Size,
+    /// Of which [`Boxes::create`] knows whether there is such a one, as with the runtime.
+    size: String,
     runtime: String,
     env: BTreeMap<String, String>,
     /// The snapshot that its disk starts as a copy of.
@@ -159,7 +160,7 @@ impl NewBox {
         Ok(Self {
             name,
             labels: names::check_labels(labels)?,
-            size: size.map(Size::parse).transpose()?.unwrap_or_default(),
+            size: size.map_or_else(|| Size::default().to_string(), str::to_owned),
             runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
             env,
             from: None,
@@ -207,6 +208,9 @@ pub enum BoxError {
     /// There is no image for the runtime.
     #[error(transparent)]
     Runtime(InvalidName),
+    /// There is no such size.
+    #[error(transparent)]
+    Size(InvalidName),
     /// The account has a live box with this name.
     #[error("a box named '{0}' exists already; choose another name or delete it first")]
     NameTaken(String),
@@ -272,7 +276,7 @@ impl Boxes {
             registry: Registry::default(),
             runs: LiveRuns::default(),
             admission: Admission::new(config),
-            sizes: config.sizes,
+            sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
             outputs: Budget::new(
@@ -294,13 +298,14 @@ impl Boxes {
     /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
     ///
     /// # Errors
-    /// There is no such runtime, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
+    /// There is no such runtime or size, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
     /// store failed.
     pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
         let known = self.yard.engine.check_image(&new.runtime);
         known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
+        let (size, limits) = self.size(&new)?;
         new.env = self.with_account_env(account, new.env).await?;
-        let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await;
+        let place = self.yard.admission.admit(account, limits).await;
         let place = place.inspect_err(|_| {
             self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
         })?;
@@ -309,7 +314,7 @@ impl Boxes {
         let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
-            let mut row = new_row(account, new, yard.engine.name());
+            let mut row = new_row(account, new, size, yard.engine.name());
             let mut attempts = 0;
             loop {
                 match yard.store.insert_box(row.clone()).await {
@@ -323,12 +328,17 @@ impl Boxes {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
+            let (kept, mailbox) = yard.adopt(&row, Phase::Creating, limits);
             Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, before(&row), place, None, None);
             yard.hold_until_made(&kept, using);
             Ok(kept)
         });
         made.await.unwrap_or(Err(BoxError::Leaving))
+    }
+
+    /// The size that is asked for, and what it stands for.
+    fn size(&self, new: &NewBox) -> Result<(Size, Limits), BoxError> {
+        self.yard.sizes.find(&new.size).map_err(BoxError::Size)
     }
 
     /// The account's live box with this id or name.
@@ -443,12 +453,12 @@ impl Boxes {
 }
 
 impl Yard {
-    /// Makes a stored box known. Its keeper must be started next.
-    fn adopt(&self, row: &BoxRow, phase: Phase) -> (Kept, mpsc::Receiver<kept::Message>) {
+    /// Makes a stored box known, which may use as much as `limits` say. Its keeper must be started next.
+    fn adopt(&self, row: &BoxRow, phase: Phase, limits: Limits) -> (Kept, mpsc::Receiver<kept::Message>) {
         let spec = BoxSpec {
             id: row.id.clone(),
             image: row.runtime.clone(),
-            limits: self.sizes.of(row.size),
+            limits,
             env: row.env.clone(),
             from: row.from_snapshot.clone(),
         };
@@ -459,14 +469,14 @@ impl Yard {
     }
 }
 
-fn new_row(account: AccountId, new: NewBox, engine: &str) -> BoxRow {
+fn new_row(account: AccountId, new: NewBox, size: Size, engine: &str) -> BoxRow {
     let now = now_ms();
     BoxRow {
         id: BoxId::from_entropy(rand::random()),
         account,
         name: new.name,
         labels: new.labels,
-        size: new.size,
+        size,
         runtime: new.runtime,
         env: new.env,
         engine: engine.to_owned(),

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ObservedState};
+use boxyard_engine::{EngineError, Observed, ObservedState};
 use boxyard_proto::BoxId;
 use boxyard_proto::api::runs::RunStatus;
 use tokio::sync::{Semaphore, mpsc};
@@ -179,13 +179,13 @@ impl Boxes {
         let rows = self.yard.store.live_boxes().await?;
         let observed =
             timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
-        let mut observed: HashMap<BoxId, ObservedState> =
-            observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id, seen.state)).collect();
+        let mut observed: HashMap<BoxId, Observed> =
+            observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id.clone(), seen)).collect();
         let rows = rows.into_iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
         // A box that is found as its save has left it is saved again; any other is judged as it was before.
         let saved_again = rows.iter().filter(|(row, phase)| {
-            let seen = observed.get(&row.id).copied();
+            let seen = observed.get(&row.id).map(|seen| seen.state);
             matches!(phase, Phase::Saving { .. }) && judge(*phase, row.keep_alive, seen) == *phase
         });
         let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
@@ -226,7 +226,7 @@ impl Boxes {
         &self,
         mut row: BoxRow,
         mut stored: Phase,
-        seen: Option<ObservedState>,
+        seen: Option<Observed>,
         saving: Option<Saving>,
         mended: &mut Mended,
     ) -> Result<Adopted, RecoveryError> {
@@ -236,6 +236,10 @@ impl Boxes {
             stored = from.phase();
             self.yard.store.set_phase(row.id.clone(), stored.to_string(), None, now_ms()).await?;
         }
+        // What its size stands for by now, if anything, is for new boxes.
+        let limits = seen.as_ref().and_then(|seen| seen.limits).or_else(|| self.yard.sizes.of(row.size));
+        let limits = limits.unwrap_or(self.yard.sizes.small);
+        let seen = seen.map(|seen| seen.state);
         let before = before(&row);
         let phase = judge(stored, row.keep_alive, seen);
         if phase != stored {
@@ -249,8 +253,8 @@ impl Boxes {
             mended.deeds += 1;
         }
         let asleep = phase.is_stopped();
-        let place = self.yard.admission.readmit(&row.account, self.yard.sizes.of(row.size), asleep);
-        let (kept, mailbox) = self.yard.adopt(&row, phase);
+        let place = self.yard.admission.readmit(&row.account, limits, asleep);
+        let (kept, mailbox) = self.yard.adopt(&row, phase, limits);
         let using = row.from_snapshot.as_ref().filter(|_| phase == Phase::Creating).map(|id| self.yard.uses.begin(id));
         self.yard.hold_until_made(&kept, using);
         Ok(Adopted { kept, mailbox, before, place, saving })

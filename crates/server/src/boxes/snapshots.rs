@@ -281,6 +281,8 @@ impl Boxes {
     /// What is said of [`snapshot`](Self::snapshot) and [`create`](Self::create).
     pub async fn fork(&self, kept: &Kept, asked: Restore) -> Result<Kept, RestoreError> {
         let new = NewBox::inherit(asked, &inherits(kept))?;
+        // Before anything is saved for it.
+        self.size(&new)?;
         let (boxes, kept) = (self.clone(), kept.clone());
         // In a task: a client that leaves must not leave the snapshot.
         let forked = self.yard.tasks.spawn(async move {

@@ -196,7 +196,9 @@ impl From<BoxError> for ApiError {
                 StatusCode::NOT_FOUND
             }
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
-            BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
+            BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) | BoxError::Size(_) => {
+                StatusCode::BAD_REQUEST
+            }
             BoxError::NameTaken(_)
             | BoxError::LabelTaken
             | BoxError::RunEnded(_)

@@ -19,6 +19,7 @@ mod openapi;
 mod races;
 mod recovery;
 mod runs;
+mod sizes;
 mod snapshots;
 mod snapshots_recovery;
 mod ssh;
