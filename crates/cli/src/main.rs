@@ -55,8 +55,8 @@ enum Command {
     /// Build and list images, on the server's host
     #[command(subcommand)]
     Image(image::Image),
-    /// Say what this host lacks to run boxes, and how to mend it
-    Doctor(data::DataOptions),
+    /// Say what this host lacks to run boxes, and how to mend it; let the pool of boxes' disks grow
+    Doctor(doctor::Doctor),
     /// Make a box and print its id
     Create(create::Create),
     /// List boxes
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Key(key) => client(key.run()),
         Command::Image(image) => client(image.run()),
-        Command::Doctor(data) => doctor::run(&data),
+        Command::Doctor(doctor) => client(doctor.run()),
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),

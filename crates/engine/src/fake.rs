@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved, Usage,
+    Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved,
+    Usage,
 };
 
 mod job;
@@ -38,6 +39,9 @@ const CONNECTION_BYTES: usize = FRAME_MAX;
 
 /// What every fake snapshot is said to hold.
 const SNAPSHOT_BYTES: u64 = 4096;
+
+/// The room there is for disks unless a test says otherwise: a petabyte, all of it free.
+const DISK_ROOM: DiskRoom = DiskRoom { bytes: 1 << 50, left: 1 << 50 };
 
 /// The engine. Share it in an `Arc`.
 #[derive(Default)]
@@ -60,6 +64,8 @@ struct State {
     calls: Vec<(Call, BoxId)>,
     /// What boxes are said to use.
     usages: HashMap<BoxId, Usage>,
+    /// What there is said to be for disks, where a test has said it.
+    disk_room: Option<DiskRoom>,
     /// How often boxes have run out of memory.
     oom_kills: HashMap<BoxId, u64>,
 }
@@ -132,6 +138,11 @@ impl FakeEngine {
     /// An engine without boxes.
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// Says how much room there is for disks from now on.
+    pub fn set_disk_room(&self, room: DiskRoom) {
+        self.lock().disk_room = Some(room);
     }
 
     /// Lets the next call of this sort fail; several add up.
@@ -432,6 +443,10 @@ impl Engine for FakeEngine {
             limits: Some(found.spec.limits),
         };
         Ok(state.boxes.iter().map(seen).collect())
+    }
+
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError> {
+        Ok(self.lock().disk_room.unwrap_or(DISK_ROOM))
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {

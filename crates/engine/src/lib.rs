@@ -78,6 +78,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Lists every box of which anything exists here, whatever the database says.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
 
+    /// How much room there is for the disks of new boxes at this moment.
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError>;
+
     /// What the box uses at this moment. A stopped box uses its disk only.
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError>;
 }
@@ -171,6 +174,15 @@ pub struct Usage {
     /// Processes that the kernel has ended since the box was started because the box was out of memory.
     #[serde(default)]
     pub oom_kills: u64,
+}
+
+/// How much room there is where the disks of new boxes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRoom {
+    /// Bytes that disks can take in all: those of boxes that are there, and whatever else lies there, included.
+    pub bytes: u64,
+    /// Bytes that can still be written.
+    pub left: u64,
 }
 
 /// What [`Engine::resume`] did.

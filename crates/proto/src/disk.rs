@@ -47,6 +47,14 @@ pub enum Order {
         /// The folder. What is mounted there already stays.
         at: PathBuf,
     },
+    /// Lets the btrfs that is mounted at `at` use all of its file `image`, which has grown. Does nothing while it is not mounted there:
+    /// mounting it does the same.
+    Grow {
+        /// The file.
+        image: PathBuf,
+        /// The folder.
+        at: PathBuf,
+    },
     /// Switches quotas on where they are off and `enable` says so, and has them counted anew where the kernel gave up counting.
     /// Answered with [`Answer::Quotas`].
     Quotas {

@@ -22,7 +22,7 @@ mod value;
 
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use sizes::Sizes;
-pub use value::{AddressRange, Factor, Secret, duration};
+pub use value::{AddressRange, Factor, Secret, bytes, duration};
 
 use layers::Layers;
 use value::{Bytes, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
@@ -124,9 +124,9 @@ pub struct Overcommit {
     pub memory: Factor,
     /// Bytes of the host's memory that must be available, caches that can be dropped included.
     pub memory_floor: u64,
-    /// The disk limits of all boxes together are at most this many times the size of the data directory's file system.
+    /// The disk limits of all boxes together are at most this many times what the engine has for them.
     pub disk: Factor,
-    /// Bytes that must be free on the data directory's file system.
+    /// Bytes that must be left of that.
     pub disk_floor: u64,
 }
 

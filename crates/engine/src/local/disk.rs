@@ -66,7 +66,7 @@ impl DiskTool {
 /// What two orders must not change at the same time.
 fn subject(order: &Order) -> &Path {
     match order {
-        Order::Mount { at, .. } | Order::Quotas { at, .. } => at,
+        Order::Mount { at, .. } | Order::Grow { at, .. } | Order::Quotas { at, .. } => at,
         Order::Make(disk) => &disk.subvolume,
         Order::Flush { draft, .. } => draft,
         Order::Snapshot { into, .. } => into,

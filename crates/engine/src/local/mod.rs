@@ -58,9 +58,9 @@ pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
-pub use self::storage::StorageChoice;
+pub use self::storage::{PoolGrowth, StorageChoice, grow_pool};
 use crate::images::{Addition, BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
-use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
+use crate::{Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
@@ -282,6 +282,14 @@ impl Engine for LocalEngine {
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
         self.look().await
+    }
+
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError> {
+        let host = Arc::clone(&self.host);
+        // A file system that is busy answers late.
+        let room = tokio::task::spawn_blocking(move || host.storages.room(host.instance.data())).await;
+        let room = room.map_err(io::Error::other).and_then(|room| room);
+        room.map_err(create::broken("finding out how much room there is for disks"))
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {

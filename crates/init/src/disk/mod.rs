@@ -39,6 +39,7 @@ fn read() -> Result<Order, Trouble> {
 fn obey(order: Order) -> Result<Answer, Trouble> {
     match order {
         Order::Mount { image, at } => pool::mount(&image, &at)?,
+        Order::Grow { image, at } => pool::grow(&image, &at)?,
         Order::Quotas { at, enable } => return pool::quotas(&at, enable),
         Order::Make(disk) => make(&disk)?.finish()?,
         Order::Flush { subvolume, draft } => {

@@ -31,10 +31,14 @@ fn page_with_name(name: &str, at: usize) -> io::Result<Box<Page>> {
 
 /// Makes one of the calls of [`btrfs_call`] on `fd`. Pointers in the page must be valid for what the call does with them.
 fn btrfs(fd: BorrowedFd<'_>, call: u64, page: &mut Page) -> io::Result<()> {
+    btrfs_told(fd, call, page).map(drop)
+}
+
+/// The same, with the kernel's result: where it is not 0 nothing was done, though that is no error.
+fn btrfs_told(fd: BorrowedFd<'_>, call: u64, page: &mut Page) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes as many bytes as the call's number says, at most a page, and callers in this file see to
     // what pointers it contains.
-    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), call, ptr::from_mut(page)) })?;
-    Ok(())
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), call, ptr::from_mut(page)) })
 }
 
 /// Makes the subvolume `name` in the folder `parent`, empty or as a copy of the subvolume `from`. An empty one is limited to `limit`
@@ -197,10 +201,13 @@ pub fn btrfs_id(folder: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
 /// Lets the file system of `folder`, which has one device, use all of it.
 ///
 /// # Errors
-/// What the kernel says.
+/// What the kernel says; `EINPROGRESS` while it is moving metadata or the like.
 pub fn btrfs_fill_device(folder: BorrowedFd<'_>) -> io::Result<()> {
     let mut page = page_with_name("max", 8)?;
-    btrfs(folder, const { btrfs_call(1, 3, 4096) }, &mut page)
+    match btrfs_told(folder, const { btrfs_call(1, 3, 4096) }, &mut page)? {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EINPROGRESS)),
+    }
 }
 
 /// Moves all metadata of the file system of `folder` to new places on the device, which are as large as the kernel sees fit for a

@@ -269,13 +269,14 @@ pub enum BoxError {
 impl Boxes {
     /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
+        let admission = Admission::new(config, Arc::clone(&engine));
         let yard = Yard {
             engine,
             store,
             metrics,
             registry: Registry::default(),
             runs: LiveRuns::default(),
-            admission: Admission::new(config),
+            admission,
             sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,

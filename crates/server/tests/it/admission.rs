@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use boxyard_engine::fake::Call;
-use boxyard_engine::{Engine, ErrorKind};
+use boxyard_engine::{DiskRoom, Engine, ErrorKind};
 use boxyard_server::config::Factor;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -126,6 +126,33 @@ async fn a_host_that_is_full_is_not_filled_further() {
     let large = json!({"size": "large"});
     let client = yard.client();
     client.refused(Method::POST, "/v2/box", large, StatusCode::SERVICE_UNAVAILABLE, "promised all its disk").await;
+    client.new_box().await;
+}
+
+#[tokio::test]
+async fn disks_are_given_of_what_the_engine_has_for_them() {
+    let yard = Yard::with(|config| {
+        config.overcommit.disk = Factor::whole(2);
+        config.overcommit.disk_floor = 1_000_000_000;
+    })
+    .await;
+    let client = yard.client();
+    // Two times 5 GB of disk, of which a small box may have all 5.
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
+    let (first, _) = (client.new_box().await, client.new_box().await);
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its disk").await;
+    delete(&client, &first).await;
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 999_999_999 });
+    let text = "short of disk space";
+    let full = async {
+        // Its place comes back when it is removed.
+        while client.post("/v2/box", json!({})).await.text().contains("promised") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, full).await.expect("a place comes back");
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, text).await;
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
     client.new_box().await;
 }
 

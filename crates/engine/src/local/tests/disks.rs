@@ -120,7 +120,9 @@ async fn a_full_pool_is_full_for_boxes_and_the_end_of_nothing() {
     let done = yard.sh(&greedy, "dd if=/dev/urandom of=/big bs=1M count=2000").await;
     assert!(done.err.contains("No space left"), "{done:?}");
     let ill: Vec<_> = check_host(&yard.config).into_iter().filter(|check| !check.ok).collect();
-    assert_eq!(ill.iter().map(|check| check.name).collect::<Vec<_>>(), ["boxes' disks"], "{ill:?}");
+    assert_eq!(ill.iter().map(|check| check.name).collect::<Vec<_>>(), ["room in the pool"], "{ill:?}");
+    let room = yard.engine.disk_room().await.unwrap();
+    assert!(room.bytes > 900 << 20 && room.bytes <= 1 << 30 && room.left < 100 << 20, "{room:?}");
     assert!(ill[0].remedy.contains("storage.pool_size"), "{ill:?}");
     assert_eq!(yard.sh(&other, "echo runs").await.out, "runs\n");
     // More boxes may or may not be had; whichever, it is said, and all goes on afterwards.

@@ -10,6 +10,7 @@ mod limits;
 mod network;
 mod oci;
 mod pause;
+mod pool;
 mod snapshots;
 mod sockets;
 mod yard;
