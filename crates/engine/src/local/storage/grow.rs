@@ -56,7 +56,7 @@ pub async fn grow_pool(config: &LocalConfig, size: u64) -> Result<PoolGrowth, En
         let text = format!("it has {} bytes and never shrinks", file.len());
         return Err(EngineError { kind: ErrorKind::Unsupported, ..EngineError::broken(growing, text) });
     }
-    if !Superblock::read(&image).map_err(broken)?.is_some_and(|superblock| !superblock.is_cut(file.len())) {
+    if Superblock::read(&image).map_err(broken)?.is_none_or(|superblock| superblock.is_cut(file.len())) {
         return Err(EngineError::broken(growing, "its file is not whole; boxyard doctor says what can be done"));
     }
     let taken = file.blocks().saturating_mul(512);
