@@ -202,6 +202,11 @@ impl Server {
         &self.lane
     }
 
+    /// Its settings, which count from its next [`launch`](Self::launch) on.
+    pub fn settings(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
     /// The folder of the programs that it runs.
     pub fn programs(&self) -> &Path {
         &self.programs

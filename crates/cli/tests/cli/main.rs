@@ -1,6 +1,7 @@
 //! The program as its users meet it: called, with its output and exit codes.
 
 mod boxes;
+mod doctor;
 mod env;
 mod exec;
 mod image;
