@@ -40,21 +40,22 @@ impl Freezes {
     /// It did not happen within `deadline`.
     pub fn next(&self, deadline: Duration) -> Result<Duration> {
         let end = Instant::now() + deadline;
-        let begun = self.written(end).context("waiting for the box to be frozen")?;
-        let ended = self.written(end).context("waiting for the box to be let go")?;
+        let mut buffer = [MaybeUninit::uninit(); 512];
+        let mut events = Reader::new(&self.events, &mut buffer);
+        let begun = self.written(&mut events, end).context("waiting for the box to be frozen")?;
+        let ended = self.written(&mut events, end).context("waiting for the box to be let go")?;
         Ok(ended - begun)
     }
 
     /// Waits for the switch to be written.
-    fn written(&self, end: Instant) -> Result<Instant> {
-        // One event, which has no name: the next one stays where it is.
-        let mut buffer = [MaybeUninit::uninit(); 32];
+    fn written(&self, events: &mut Reader<'_, &OwnedFd>, end: Instant) -> Result<Instant> {
         loop {
-            let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
-            let ready = poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&left))?;
-            ensure!(ready == 1, "nothing happened in time");
-            let flags = Reader::new(&self.events, &mut buffer).next()?.events();
-            if flags.contains(ReadFlags::MODIFY) {
+            if events.is_buffer_empty() {
+                let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
+                let ready = poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&left))?;
+                ensure!(ready == 1, "nothing happened in time");
+            }
+            if events.next()?.events().contains(ReadFlags::MODIFY) {
                 return Ok(Instant::now());
             }
         }

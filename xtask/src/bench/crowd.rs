@@ -1,5 +1,6 @@
 //! Several hundred boxes that do nothing: what they cost, what it is to use one of them, and how long their server takes to be back.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -112,24 +113,34 @@ fn all_there(server: &Server, count: usize) -> Result<()> {
 
 /// Does nothing for a while and returns the CPU time that the server took meanwhile, and all boxes together, in milliseconds a second.
 fn rest(server: &Server) -> Result<(f64, f64)> {
-    let pids = boxyard_real_tests::Footprint::of(server.lane())?.pids;
-    let server = i32::try_from(server.pid()?)?;
-    let boxes = || pids.iter().map(|pid| cpu(*pid)).sum::<Result<f64>>();
-    let (own, theirs, begun) = (cpu(server)?, boxes()?, Instant::now());
+    let boxes = boxyard_real_tests::Footprint::of(server.lane())?.pids;
+    let server = [i32::try_from(server.pid()?)?];
+    let (own, theirs, begun) = (cpu(&server)?, cpu(&boxes)?, Instant::now());
     #[expect(clippy::disallowed_methods, reason = "to see what is done while nothing is to be done")]
     thread::sleep(REST);
-    let per_second = |ms: f64| ms / begun.elapsed().as_secs_f64();
-    Ok((per_second(cpu(server)? - own), per_second(boxes()? - theirs)))
+    let per_second = |before: &Times, pids: &[i32]| -> Result<f64> {
+        // Threads that have ended meanwhile took little: the server ends those that have nothing to do.
+        let took = cpu(pids)?.into_iter().map(|(thread, ns)| ns - before.get(&thread).copied().unwrap_or(0));
+        let took = Duration::from_nanos(took.sum());
+        Ok(took.as_secs_f64() * 1e3 / begun.elapsed().as_secs_f64())
+    };
+    Ok((per_second(&own, &server)?, per_second(&theirs, &boxes)?))
 }
 
-/// The CPU time of a process so far, in milliseconds; of its threads that have not ended.
-fn cpu(pid: i32) -> Result<f64> {
-    let mut total = 0.0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // Nanoseconds on a CPU, waiting for one, and how often it got one. `stat` has hundredths of a second, too coarse for this.
-        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        let ns: f64 = text.split(' ').next().context("no time")?.parse()?;
-        total += ns / 1e6;
+/// Nanoseconds on a CPU, by thread.
+type Times = BTreeMap<i32, u64>;
+
+/// The CPU time that the threads of these processes have had.
+fn cpu(pids: &[i32]) -> Result<Times> {
+    let mut times = Times::new();
+    for pid in pids {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?;
+            // `stat` has hundredths of a second, which is too coarse for this.
+            let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+            let ns = text.split(' ').next().and_then(|ns| ns.parse().ok()).context("no time")?;
+            times.insert(thread.file_name().to_string_lossy().parse()?, ns);
+        }
     }
-    Ok(total)
+    Ok(times)
 }

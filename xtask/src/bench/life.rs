@@ -16,7 +16,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a box whose disk is saved holds, and what it goes on writing meanwhile.
 const WRITE: &str = "head -c 1073741824 /dev/urandom > /workspace/home/big && sync";
-const WRITE_ANEW: &str = "head -c 1073741824 /dev/urandom > /workspace/home/big";
+/// Another file: btrfs writes one that is written over out when it is closed.
+const WRITE_ANEW: &str = "rm /workspace/home/big && head -c 1073741824 /dev/urandom > /workspace/home/big";
 const WORK: &str = "while sleep 0.02; do date >> /workspace/home/work; done";
 const WRITE_ON: &str = "while :; do head -c 67108864 /dev/zero > /workspace/home/more; done";
 

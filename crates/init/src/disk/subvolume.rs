@@ -29,15 +29,18 @@ const START_ROOM: u64 = 2 << 20;
 /// A disk that is ready for its box to be started on it.
 #[derive(Debug)]
 pub struct Made {
-    subvolume: OwnedFd,
-    limit: Option<u64>,
+    parent: OwnedFd,
+    /// The subvolume's id and its limit.
+    limit: Option<(u64, u64)>,
 }
 
 impl Made {
     /// The box has started: its limit holds from here on.
     pub fn finish(&self) -> Result<(), Trouble> {
         match self.limit {
-            Some(limit) => sys::disks::btrfs_limit(self.subvolume.as_fd(), limit).doing("limiting the box's disk"),
+            Some((id, limit)) => {
+                sys::disks::btrfs_limit(self.parent.as_fd(), id, limit).doing("limiting the box's disk")
+            }
             None => Ok(()),
         }
     }
@@ -61,14 +64,16 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         return Err(Trouble::new(doing(), "a folder is in its place"));
     }
     // It may be another limit than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
-    let limit = disk.limit.filter(|_| !made || from.is_some());
-    if let Some(limit) = limit {
-        let charged = sys::disks::btrfs_subvolume_id(subvolume.as_fd())
-            .and_then(|id| sys::disks::btrfs_charged(subvolume.as_fd(), id))
-            .doing("measuring the box's disk")?;
-        let room = charged.unwrap_or_default().saturating_add(START_ROOM);
-        sys::disks::btrfs_limit(subvolume.as_fd(), limit.max(room)).doing("limiting the box's disk")?;
-    }
+    let limit = match disk.limit.filter(|_| !made || from.is_some()) {
+        Some(limit) => {
+            let id = sys::disks::btrfs_subvolume_id(subvolume.as_fd()).doing("measuring the box's disk")?;
+            let charged = sys::disks::btrfs_charged(subvolume.as_fd(), id).doing("measuring the box's disk")?;
+            let room = charged.unwrap_or_default().saturating_add(START_ROOM);
+            sys::disks::btrfs_limit(parent.as_fd(), id, limit.max(room)).doing("limiting the box's disk")?;
+            Some((id, limit))
+        }
+        None => None,
+    };
     if from.is_some() {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
         let _ = remove(subvolume.as_fd(), c"work", WORK_DEPTH);
@@ -86,7 +91,7 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     if made {
         fchmod(&subvolume, Mode::from_raw_mode(0o700)).doing_with(doing)?;
     }
-    Ok(Made { subvolume, limit })
+    Ok(Made { parent, limit })
 }
 
 /// Makes a read-only copy, which is on the disk when this returns.
