@@ -15,9 +15,9 @@ use super::report::{Goal, Report, Samples};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a box whose disk is saved holds, and what it goes on writing meanwhile.
-const WRITE: &str = "head -c 1073741824 /dev/urandom > /workspace/home/big && sync";
+const WRITE: &str = "head -c 1073741824 /dev/zero > /workspace/home/big && sync";
 /// Another file: btrfs writes one that is written over out when it is closed.
-const WRITE_ANEW: &str = "rm /workspace/home/big && head -c 1073741824 /dev/urandom > /workspace/home/big";
+const WRITE_ANEW: &str = "rm /workspace/home/big && head -c 1073741824 /dev/zero > /workspace/home/big";
 const WORK: &str = "while sleep 0.02; do date >> /workspace/home/work; done";
 const WRITE_ON: &str = "while :; do head -c 67108864 /dev/zero > /workspace/home/more; done";
 
