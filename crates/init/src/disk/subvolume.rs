@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use boxyard_proto::disk::Disk;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
@@ -16,6 +17,12 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 
 /// The number of every subvolume's root folder.
 const ROOT: u64 = 256;
+
+/// How often a subvolume is written out before it is copied, at most.
+const FLUSHES: u32 = 4;
+
+/// What takes less is not worth doing again: so long may a box stand still.
+const FLUSHED: Duration = Duration::from_millis(30);
 
 /// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
 const WORK_DEPTH: u32 = 4;
@@ -94,12 +101,29 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     Ok(Made { parent, limit })
 }
 
-/// Makes a read-only copy, which is on the disk when this returns.
-pub fn snapshot(subvolume: &Path, into: &Path) -> Result<(), Trouble> {
+/// Writes out what the subvolume's files hold in memory, which making a copy of it does, while they are in use. What is written while
+/// that takes long is written out as well, unless it never becomes less.
+pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
+    for _ in 0..FLUSHES {
+        let begun = Instant::now();
+        snapshot(subvolume, draft)?;
+        destroy(draft)?;
+        if begun.elapsed() < FLUSHED {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a read-only copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they
+/// are counted.
+pub fn snapshot(subvolume: &Path, into: &Path) -> Result<Option<u64>, Trouble> {
     let doing = || format!("making the snapshot {}", into.display());
     let source = open(subvolume).doing_with(doing)?;
     let (parent, name) = place(into)?;
-    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)
+    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)?;
+    let charged = sys::disks::btrfs_subvolume_id(source.as_fd());
+    charged.and_then(|id| sys::disks::btrfs_charged(source.as_fd(), id)).doing("measuring the box's disk")
 }
 
 /// Removes a subvolume that may be there.
