@@ -65,14 +65,16 @@ pub enum Order {
     },
     /// Makes a subvolume as a launch would.
     Make(Disk),
-    /// Writes out what the subvolume's files hold in memory, so that a [`Order::Snapshot`] soon after has little to write.
+    /// Writes out what the subvolume's files hold in memory, so that a [`Order::Snapshot`] soon after has little to write. Where that
+    /// takes long it is done again, a few times: as much may have been written meanwhile.
     Flush {
         /// The subvolume.
         subvolume: PathBuf,
         /// A path for a snapshot that is gone again when this is answered.
         draft: PathBuf,
     },
-    /// Makes a read-only copy of a subvolume. It is on the disk when this is answered.
+    /// Makes a read-only copy of a subvolume. It is on the disk when this is answered, with [`Answer::Sizes`] of what the subvolume, not
+    /// the copy, is charged for.
     Snapshot {
         /// The subvolume.
         subvolume: PathBuf,

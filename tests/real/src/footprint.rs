@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::lane::{BOXES_PER_LANE, Lane, UIDS_PER_BOX};
+use crate::lane::{Lane, UIDS_PER_BOX};
 
 /// Everything of one lane that can be left over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Footprint {
     /// # Errors
     /// It cannot be looked at.
     pub fn of(lane: &Lane) -> Result<Self> {
-        let (start, end) = (lane.uids_start(), lane.uids_start() + BOXES_PER_LANE * UIDS_PER_BOX);
+        let (start, end) = (lane.uids_start(), lane.uids_start() + lane.room() * UIDS_PER_BOX);
         let mut found = Self { mounts: mounts(&lane.data())?, routes: routes(lane)?, ..Self::default() };
         for (pid, status) in processes()? {
             let uid =

@@ -86,8 +86,19 @@ impl Server {
         Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
+    /// Starts a server from the programs in that folder, with room for several hundred boxes and its SSH door open.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn with_room(programs: &Path, settings: Settings) -> Result<Self> {
+        Self::start_in(Lane::take_wide()?, programs.to_owned(), settings, any_port())
+    }
+
     fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
-        let lane = Lane::take()?;
+        Self::start_in(Lane::take()?, programs, settings, ssh)
+    }
+
+    fn start_in(lane: Lane, programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
         lane.share_images(&programs)?;
         // Somebody else may take the port before the server does; then it says so and the test fails, which beats a fixed port.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;

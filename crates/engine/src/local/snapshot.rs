@@ -63,11 +63,14 @@ impl LocalEngine {
         let copied = storage.save(id, into).await;
         step::done("save: copied");
         still.end().await.map_err(broken("letting the box go on"))?;
-        copied.map_err(saving("copying the box's disk"))?;
+        let charged = copied.map_err(saving("copying the box's disk"))?;
         tracing::debug!(%id, snapshot = %into, ?flushed, frozen = ?begun.elapsed() - flushed, "disk copied");
         step::done("save: thawed");
 
-        let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
+        // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
+        let (size_bytes, limited) = tokio::join!(storage.finish(into), self.limit_anew(id, &record, charged));
+        let size_bytes = size_bytes.map_err(saving("measuring the snapshot"))?;
+        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         let snapshot = SnapshotRecord {
             layers: record.layers.clone(),
             image_env: record.image_env.clone(),
@@ -75,10 +78,6 @@ impl LocalEngine {
             size_bytes,
             source: Some(id.clone()),
         };
-        // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
-        let charged = storage.charged(id).await.map_err(saving("measuring the box's disk"))?;
-        let limited = self.limit_anew(id, &record, charged).await;
-        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
         step::done("save: recorded");
         Ok(Saved { size_bytes })

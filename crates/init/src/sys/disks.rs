@@ -85,15 +85,16 @@ pub fn btrfs_destroy(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     btrfs(parent, const { btrfs_call(1, 15, 4096) }, &mut page)
 }
 
-/// Limits the subvolume to `limit` bytes.
+/// Limits the subvolume with this id to `limit` bytes. `folder` is in another subvolume: the kernel charges the one that it is called on
+/// for what it is about to write, and refuses the call where that one holds more than it may already.
 ///
 /// # Errors
 /// What the kernel says; `ENOTCONN` where quotas are off.
-pub fn btrfs_limit(subvolume: BorrowedFd<'_>, limit: u64) -> io::Result<()> {
-    // `struct btrfs_ioctl_qgroup_limit_args`: 0 for this very subvolume, which limits, bytes referred to.
+pub fn btrfs_limit(folder: BorrowedFd<'_>, subvolume: u64, limit: u64) -> io::Result<()> {
+    // `struct btrfs_ioctl_qgroup_limit_args`: the subvolume, which limits, bytes referred to.
     let mut page = Box::new([0; 512]);
-    (page[1], page[2]) = (1, limit);
-    btrfs(subvolume, const { btrfs_call(2, 43, 48) }, &mut page)
+    (page[0], page[1], page[2]) = (subvolume, 1, limit);
+    btrfs(folder, const { btrfs_call(2, 43, 48) }, &mut page)
 }
 
 /// Switches quotas on for the file system of `folder`, simple or full ones.

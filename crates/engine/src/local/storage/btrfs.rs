@@ -74,18 +74,19 @@ impl Subvolumes {
 
     /// Bytes that the files of a subvolume hold, whoever else holds them.
     async fn measure(&self, subvolume: PathBuf) -> io::Result<u64> {
-        match self.tool.order(Order::Measure { subvolume }).await? {
-            Answer::Sizes { bytes } => Ok(bytes.values().sum()),
-            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
-        }
+        Ok(sizes(self.tool.order(Order::Measure { subvolume }).await?)?.values().sum())
     }
 
     async fn sizes_in(&self, folder: &str, name: Option<&str>) -> io::Result<BTreeMap<String, u64>> {
         let order = Order::Sizes { folder: self.root.join(folder), name: name.map(str::to_owned) };
-        match self.tool.order(order).await? {
-            Answer::Sizes { bytes } => Ok(bytes),
-            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
-        }
+        sizes(self.tool.order(order).await?)
+    }
+}
+
+fn sizes(answer: Answer) -> io::Result<BTreeMap<String, u64>> {
+    match answer {
+        Answer::Sizes { bytes } => Ok(bytes),
+        Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
     }
 }
 
@@ -133,10 +134,12 @@ impl Storage for Subvolumes {
         self.tool.order(Order::Flush { subvolume: self.disk(id), draft }).await.map(drop)
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
         let saved = self.saved(into);
         self.destroy(saved.clone()).await?;
-        self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await.map(drop)
+        let charged = sizes(self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await?)?;
+        // Full quotas do not mind who else holds something.
+        Ok(if self.quotas == Quotas::Simple { charged.values().sum() } else { 0 })
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
@@ -158,13 +161,6 @@ impl Storage for Subvolumes {
             *sizes = Some((Instant::now(), self.sizes_in("boxes", None).await?));
         }
         Ok(sizes.as_ref().and_then(|(_, bytes)| bytes.get(id.as_str())).copied().unwrap_or_default())
-    }
-
-    async fn charged(&self, id: &BoxId) -> io::Result<u64> {
-        if self.quotas != Quotas::Simple {
-            return Ok(0);
-        }
-        Ok(self.sizes_in("boxes", Some(id.as_str())).await?.get(id.as_str()).copied().unwrap_or_default())
     }
 
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {

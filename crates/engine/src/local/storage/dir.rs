@@ -88,12 +88,14 @@ impl Storage for Folders {
         Ok(())
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
         let upper = self.saved(into).join("upper");
         if upper.exists() {
             self.trash.throw(&upper)?;
         }
-        self.copy(self.disk(id).join("upper"), upper).await
+        self.copy(self.disk(id).join("upper"), upper).await?;
+        // Nothing is limited here.
+        Ok(0)
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
@@ -103,10 +105,6 @@ impl Storage for Folders {
 
     async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {
         self.sizes.recall(id, walk::measure(self.disk(id).join("upper"))).await
-    }
-
-    async fn charged(&self, _id: &BoxId) -> io::Result<u64> {
-        Ok(0)
     }
 
     async fn limit(&self, _id: &BoxId, _budget: Budget) -> io::Result<()> {

@@ -105,17 +105,14 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Does what it can of a save while the box still runs.
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
 
-    /// Copies the box's disk, in which nothing may change meanwhile.
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
+    /// Copies the box's disk, in which nothing may change meanwhile. Returns the bytes to be noted as [`Budget::saved`] of the box.
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64>;
 
     /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
 
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64>;
-
-    /// Bytes to be noted as [`Budget::saved`] of a box that is being saved.
-    async fn charged(&self, id: &BoxId) -> io::Result<u64>;
 
     /// Lets the box write as much as `budget` says from now on.
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()>;

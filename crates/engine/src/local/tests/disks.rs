@@ -110,6 +110,28 @@ async fn a_copy_has_the_limit_of_its_own_box_and_deleting_makes_room_though_a_sn
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_box_that_holds_more_than_it_may_was_neither_saved_nor_started_again() {
+    let yard = Yard::with_pool().await;
+    let id = yard.make_limited(limited(200)).await;
+    let snapshot = || SnapshotId::from_entropy(rand::random());
+    let first = snapshot();
+    yard.sh(&id, "dd if=/dev/urandom of=/first bs=1M count=150; sync").await;
+    yard.engine.save(&id, &first).await.map_err(explain).unwrap();
+    let done = yard.sh(&id, "dd if=/dev/urandom of=/second bs=1M count=150 && sync && echo ok").await;
+    assert_eq!(done.out, "ok\n", "{done:?}");
+    // With its last snapshot goes what it was given for it.
+    yard.engine.drop_snapshot(&first).await.map_err(explain).unwrap();
+    assert!(yard.sh(&id, "echo more > /more").await.err.contains("quota exceeded"));
+    let second = snapshot();
+    yard.engine.save(&id, &second).await.map_err(explain).unwrap();
+    yard.engine.drop_snapshot(&second).await.map_err(explain).unwrap();
+    yard.engine.stop(&id).await.map_err(explain).unwrap();
+    assert_eq!(yard.engine.resume(&id).await.map_err(explain).unwrap(), Resumed::Started);
+    assert!(yard.sh(&id, "echo more > /more").await.err.contains("quota exceeded"));
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_pool_is_full_for_boxes_and_the_end_of_nothing() {
     let yard = Yard::open_with(|config| {
         config.storage = StorageChoice::Btrfs;
