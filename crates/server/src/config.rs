@@ -49,6 +49,8 @@ pub struct Config {
     pub ssh: Option<SocketAddr>,
     /// Whether the SSH door offers its ECDSA key beside the Ed25519 one.
     pub ssh_ecdsa: bool,
+    /// Whether the SSH door exchanges keys only in a way that withstands quantum computers.
+    pub ssh_post_quantum_only: bool,
     /// Address of the metrics; off when missing.
     pub metrics: Option<SocketAddr>,
     /// An API key that the operator chose, from the environment only.
@@ -170,14 +172,19 @@ pub struct Limits {
     pub ssh_connections_per_box: u32,
     /// Channels at once of one SSH connection: sessions, forwarded connections, forwarded listeners' connections.
     pub ssh_channels_per_connection: u32,
-    /// SSH connections at once that have not logged in; one address can have half of them.
+    /// SSH connections at once that have not logged in; one address can have half of them. When all are taken, the address that has
+    /// most loses its oldest to whoever comes next.
     pub ssh_unauthenticated: u32,
+    /// SSH connections a minute of one address that end without a login before it is sent away for a while.
+    pub ssh_idlers_per_minute: u32,
     /// How long an SSH client may take to log in, from its connecting.
     pub ssh_login_time: Duration,
     /// Failed SSH logins a minute that one address may have before it is sent away for a while.
     pub ssh_failures_per_minute: u32,
     /// Failed SSH logins a minute that the boxes of one account may have before passwords from unknown addresses are not looked at.
     pub ssh_account_failures_per_minute: u32,
+    /// Bytes that go either way of an SSH connection under one key; fewer than 1 MiB count as that, more than 1 GiB likewise.
+    pub ssh_rekey_bytes: u64,
     /// How long open SSH connections may go on when the server is told to stop.
     pub ssh_shutdown_grace: Duration,
 }
@@ -225,6 +232,7 @@ impl Config {
                 .get("ssh")?
                 .map_or_else(|| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 2222))), |OrOff(address)| address),
             ssh_ecdsa: layers.get("ssh_ecdsa")?.unwrap_or(false),
+            ssh_post_quantum_only: layers.get("ssh_post_quantum_only")?.unwrap_or(false),
             metrics: layers.get("metrics")?,
             bootstrap_key: layers.secret("bootstrap_key")?,
             init: layers.get("init")?.unwrap_or(default_init),
@@ -285,9 +293,11 @@ impl Config {
                 ssh_connections_per_box: layers.get("limits.ssh_connections_per_box")?.unwrap_or(64),
                 ssh_channels_per_connection: layers.get("limits.ssh_channels_per_connection")?.unwrap_or(64),
                 ssh_unauthenticated: layers.get("limits.ssh_unauthenticated")?.unwrap_or(100),
+                ssh_idlers_per_minute: layers.get("limits.ssh_idlers_per_minute")?.unwrap_or(300),
                 ssh_login_time: layers.get("limits.ssh_login_time")?.map_or(Duration::from_secs(30), |Span(span)| span),
                 ssh_failures_per_minute: layers.get("limits.ssh_failures_per_minute")?.unwrap_or(10),
                 ssh_account_failures_per_minute: layers.get("limits.ssh_account_failures_per_minute")?.unwrap_or(60),
+                ssh_rekey_bytes: layers.get("limits.ssh_rekey_bytes")?.map_or(GIB, |Bytes(bytes)| bytes),
                 ssh_shutdown_grace: layers
                     .get("limits.ssh_shutdown_grace")?
                     .map_or(Duration::from_secs(10), |Span(span)| span),

@@ -226,6 +226,7 @@ impl Metrics {
         registry.register("ssh_refused", "SSH connections sent away for a limit", metrics.ssh_refused.clone());
         registry.register("ssh_bytes", "Bytes of SSH connections", metrics.ssh_bytes.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
+        registry.register_collector(Box::new(RuntimeFigures));
         Self { registry, ..metrics }
     }
 
@@ -277,6 +278,18 @@ impl Collector for StoreFigures {
         let dropped = ConstCounter::new(self.0.logs_dropped());
         let help = "Log entries of boxes that were dropped";
         dropped.encode(encoder.encode_descriptor("store_logs_dropped", help, None, dropped.metric_type())?)
+    }
+}
+
+/// What can be told of the runtime that is asked in.
+#[derive(Debug)]
+struct RuntimeFigures;
+
+impl Collector for RuntimeFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Ok(()) };
+        let tasks = ConstGauge::new(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        tasks.encode(encoder.encode_descriptor("tasks", "Tasks of the server", None, tasks.metric_type())?)
     }
 }
 

@@ -27,6 +27,7 @@ mod ssh_flow;
 mod ssh_forwards;
 mod ssh_login;
 mod ssh_sessions;
+mod ssh_stalls;
 mod streams;
 mod support;
 mod usage;
