@@ -252,6 +252,10 @@ impl Engine for LocalEngine {
         }
     }
 
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.host.cgroups.died(id).await.map_err(create::broken("watching the box")).map_err(|error| error.about(id))
+    }
+
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
         self.freeze(id).await.map_err(|error| error.about(id))
     }
