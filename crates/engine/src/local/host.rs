@@ -10,9 +10,10 @@ use boxyard_proto::{BoxId, SnapshotId};
 use tokio::net::UnixStream;
 
 use super::cgroup::Cgroups;
+use super::cidr::Cidr;
 use super::instance::Instance;
 use super::launcher::Launcher;
-use super::network::{interface, link};
+use super::network::{self, interface, link};
 use super::slots::Slots;
 use super::storage::Storages;
 use super::trash::Trash;
@@ -26,6 +27,7 @@ pub(super) struct Host {
     pub(super) trash: Arc<Trash>,
     pub(super) storages: Storages,
     uid_start: u32,
+    range: Cidr,
     slots: Mutex<Slots>,
     /// Throw-away boxes of image builds, which nobody is told of.
     builds: Mutex<BTreeSet<BoxId>>,
@@ -38,7 +40,7 @@ impl Host {
         instance: Instance,
         cgroups: Cgroups,
         launcher: Launcher,
-        (uid_start, slots): (u32, Slots),
+        (uid_start, range, slots): (u32, Cidr, Slots),
         trash: Arc<Trash>,
         storages: Storages,
     ) -> Self {
@@ -49,6 +51,7 @@ impl Host {
             trash,
             storages,
             uid_start,
+            range,
             slots: Mutex::new(slots),
             builds: Mutex::default(),
             saving: Mutex::default(),
@@ -105,14 +108,23 @@ impl Host {
     /// many at a time. That is not waited for; see [`free_link`](Self::free_link).
     pub(super) async fn end(&self, id: &BoxId) -> io::Result<()> {
         self.launcher.settle(id).await?;
+        let slot = self.slots().get(id).filter(|_| self.cgroups.is_there(id));
         self.cgroups.clear(id).await?;
+        if let Some(slot) = slot {
+            network::forget_connections(self.range, slot).await;
+        }
         remove_file(&self.instance.socket(id))
     }
 
-    /// Makes sure that no link of an earlier box has the name that belongs to `slot`.
+    /// Makes sure that no link of an earlier box has the name that belongs to `slot`, and that the host knows no connection of its address.
+    /// Until the link is gone, what the kernel still sends for an earlier box's dead sockets makes new ones.
     pub(super) async fn free_link(&self, slot: u32) -> io::Result<()> {
         let name = interface(self.instance.tag(), slot);
-        if Path::new("/sys/class/net").join(&name).exists() { link::remove(name).await } else { Ok(()) }
+        if Path::new("/sys/class/net").join(&name).exists() {
+            link::remove(name).await?;
+        }
+        network::forget_connections(self.range, slot).await;
+        Ok(())
     }
 
     /// Removes what is there for all boxes, the network aside. There must be no box.

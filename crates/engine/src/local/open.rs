@@ -54,7 +54,14 @@ impl LocalEngine {
         let storages = Storages::open(instance.data(), config.storage, config.pool_size, &tool, &trash).await;
         let storages = storages.map_err(broken("preparing the boxes' disks"))?;
         let launcher = Launcher::new(config.init);
-        let host = Arc::new(Host::new(instance, cgroups, launcher, (config.uid_start, slots), trash, storages));
+        let host = Arc::new(Host::new(
+            instance,
+            cgroups,
+            launcher,
+            (config.uid_start, config.network_range, slots),
+            trash,
+            storages,
+        ));
         host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
         host.thaw_saving().map_err(broken("letting boxes go on after saves that were broken off"))?;
         let network = NetworkConfig {

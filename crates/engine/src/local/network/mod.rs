@@ -5,6 +5,7 @@
 //! gateway, the firewall, forwarding) is made once, when the engine is opened, and stays while there are boxes, whether the server
 //! runs or not. The links themselves are made by the launcher.
 
+mod connections;
 pub(super) mod dns;
 pub(super) mod link;
 mod rules;
@@ -76,7 +77,7 @@ impl Network {
 
     /// The network of the box with `slot`; `None` when the range ends before.
     pub(super) fn of(&self, slot: u32) -> Option<launch::Network> {
-        let address = self.range.address(slot.checked_add(2)?)?;
+        let address = address(self.range, slot)?;
         Some(launch::Network { interface: interface(&self.tag, slot), address, gateway: self.gateway, mtu: self.mtu })
     }
 
@@ -99,6 +100,23 @@ pub(super) fn rules_script(tag: &str, range: Cidr, deny: &[Cidr], allow: &[Cidr]
 /// The name of the host's end of a link, at most 15 bytes.
 pub(super) fn interface(tag: &str, slot: u32) -> String {
     format!("by{tag}-{slot:x}")
+}
+
+/// The address that belongs to a slot; `None` when the range ends before.
+fn address(range: Cidr, slot: u32) -> Option<Ipv4Addr> {
+    range.address(slot.checked_add(2)?)
+}
+
+/// Forgets the host's connections from and to the address that belongs to a slot, on a thread of its own: there may be thousands. A table
+/// that cannot be had is no reason to keep a box from being made or removed; then they end by their own timeouts.
+pub(super) async fn forget_connections(range: Cidr, slot: u32) {
+    let Some(address) = address(range, slot) else { return };
+    match tokio::task::spawn_blocking(move || connections::forget(address)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::debug!(%address, count, "connections forgotten"),
+        Ok(Err(error)) => tracing::warn!(%address, %error, "connections of a box cannot be forgotten"),
+        Err(error) => tracing::error!(%address, %error, "forgetting connections"),
+    }
 }
 
 /// How many boxes fit into a range: its own address, the gateway and the last address are not for boxes.

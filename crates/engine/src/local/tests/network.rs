@@ -218,3 +218,57 @@ async fn two_servers_cannot_share_a_range() {
     assert_eq!(yard.sh(&id, "echo unharmed").await.out, "unharmed\n");
     yard.close().await;
 }
+
+/// Entries of the host's table of connections that have this address at one of their ends.
+fn connections(address: &str) -> usize {
+    let table = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let ends = [format!("src={address} "), format!("dst={address} ")];
+    table.lines().filter(|line| ends.iter().any(|end| line.contains(end.as_str()))).count()
+}
+
+impl Yard {
+    /// Makes a box of which the host knows connections of both directions, one of them open.
+    async fn make_connected(&self) -> (BoxId, String, tokio::net::TcpStream) {
+        let id = self.make().await;
+        let address = self.address(&id).await;
+        let send = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nfor n in range(300): s.sendto(b\"x\", (\"203.0.113.99\", 1 + n))";
+        self.sh(&id, &format!("python3 -c '{send}'")).await;
+        let serve = "import socket\ns = socket.create_server((\"0.0.0.0\", 4000))\nprint(\"ready\", flush=True)\nc = s.accept()[0]\nc.recv(1)";
+        self.sh(&id, &format!("mkfifo /tmp/f; (setsid python3 -c '{serve}' > /tmp/f 2>&1 &); head -1 /tmp/f")).await;
+        let stream = tokio::net::TcpStream::connect(format!("{address}:4000")).await.unwrap();
+        assert!(connections(&address) > 300, "{}", connections(&address));
+        (id, address, stream)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connections_of_a_box_are_forgotten_when_it_is_removed_or_stopped() {
+    use crate::Engine as _;
+    let yard = Yard::open().await;
+    let (neighbour, others, _open) = yard.make_connected().await;
+    let (removed, address, _stream) = yard.make_connected().await;
+    yard.engine.remove(&removed).await.unwrap();
+    assert_eq!(connections(&address), 0, "removed");
+    let (stopped, address, _stream) = yard.make_connected().await;
+    yard.engine.stop(&stopped).await.unwrap();
+    assert_eq!(connections(&address), 0, "stopped");
+    assert!(connections(&others) > 300, "the neighbour's are untouched");
+    assert_eq!(yard.sh(&neighbour, "echo on").await.out, "on\n");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_box_has_no_connections_of_one_that_had_its_address() {
+    // Room for one box, so that the next one has the same address.
+    let yard = Yard::open_with(|config| config.boxes_max = 1).await;
+    let (first, address, mut stream) = yard.make_connected().await;
+    crate::Engine::remove(&yard.engine, &first).await.unwrap();
+    // What the kernel still sends for the dead, and who is left at the other end, makes an entry again.
+    let _ = stream.write_all(b"late").await;
+    let second = yard.make().await;
+    assert_eq!(yard.address(&second).await, address);
+    let left = connections(&address);
+    let _ = stream.write_all(b"later").await;
+    assert_eq!(left, 0);
+    yard.close().await;
+}
