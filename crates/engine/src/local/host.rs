@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use boxyard_proto::launch::UIDS_PER_BOX;
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use super::cgroup::Cgroups;
 use super::cidr::Cidr;
 use super::instance::Instance;
 use super::launcher::Launcher;
-use super::network::{self, interface, link};
+use super::network::{interface, link};
 use super::slots::Slots;
 use super::storage::Storages;
 use super::trash::Trash;
@@ -27,8 +28,14 @@ pub(super) struct Host {
     pub(super) trash: Arc<Trash>,
     pub(super) storages: Storages,
     uid_start: u32,
-    range: Cidr,
+    pub(super) range: Cidr,
     slots: Mutex<Slots>,
+    /// Boxes that were stopped and whose connections the host still knows.
+    stopped: Mutex<BTreeSet<BoxId>>,
+    /// There is something for [`sweep_slots`](Self::sweep_slots) to do.
+    pub(super) retiring: Notify,
+    /// A slot is free again.
+    pub(super) freed: Notify,
     /// Throw-away boxes of image builds, which nobody is told of.
     builds: Mutex<BTreeSet<BoxId>>,
     /// Snapshots that are being made.
@@ -53,6 +60,9 @@ impl Host {
             uid_start,
             range,
             slots: Mutex::new(slots),
+            stopped: Mutex::default(),
+            retiring: Notify::new(),
+            freed: Notify::new(),
             builds: Mutex::default(),
             saving: Mutex::default(),
         }
@@ -61,6 +71,11 @@ impl Host {
     /// The slots. Hold the lock for a moment only.
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stopped boxes. Hold the lock for a moment only.
+    pub(super) fn stopped(&self) -> MutexGuard<'_, BTreeSet<BoxId>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The throw-away boxes. Hold the lock for a moment only.
@@ -108,23 +123,14 @@ impl Host {
     /// many at a time. That is not waited for; see [`free_link`](Self::free_link).
     pub(super) async fn end(&self, id: &BoxId) -> io::Result<()> {
         self.launcher.settle(id).await?;
-        let slot = self.slots().get(id).filter(|_| self.cgroups.is_there(id));
         self.cgroups.clear(id).await?;
-        if let Some(slot) = slot {
-            network::forget_connections(self.range, slot).await;
-        }
         remove_file(&self.instance.socket(id))
     }
 
-    /// Makes sure that no link of an earlier box has the name that belongs to `slot`, and that the host knows no connection of its address.
-    /// Until the link is gone, what the kernel still sends for an earlier box's dead sockets makes new ones.
+    /// Makes sure that no link of an earlier box has the name that belongs to `slot`.
     pub(super) async fn free_link(&self, slot: u32) -> io::Result<()> {
         let name = interface(self.instance.tag(), slot);
-        if Path::new("/sys/class/net").join(&name).exists() {
-            link::remove(name).await?;
-        }
-        network::forget_connections(self.range, slot).await;
-        Ok(())
+        if Path::new("/sys/class/net").join(&name).exists() { link::remove(name).await } else { Ok(()) }
     }
 
     /// Removes what is there for all boxes, the network aside. There must be no box.

@@ -36,6 +36,7 @@ mod slots;
 mod snapshot;
 mod step;
 mod storage;
+mod sweep;
 mod trash;
 mod usage;
 
@@ -127,7 +128,7 @@ pub struct LocalEngine {
     images: Box<dyn ImageSource>,
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
-    _sweeper: AbortOnDropHandle<()>,
+    _sweepers: [AbortOnDropHandle<()>; 2],
 }
 
 /// Where images come from.

@@ -6,12 +6,15 @@
 //! Entries are listed and deleted one by one. Newer kernels delete by a filter; older ones would take the same request for one to delete
 //! everything.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+use crate::local::cidr::Cidr;
 
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
@@ -43,24 +46,57 @@ const GENERAL: usize = 4;
 
 /// Entries that are deleted at most. One box has 4096 of its own, and whoever talks to it from the host has others.
 const ENTRIES_MAX: usize = 65_536;
+/// Addresses that are asked for one by one. Each question takes the kernel once through its table, twice an address; more than so many are
+/// found faster in all there is.
+const FILTERED_MAX: usize = 4;
 /// Requests in one write.
 const BATCH: usize = 64;
 /// Bytes that the kernel writes at once at most.
 const ANSWER_MAX: usize = 32 * 1024;
 
-/// Forgets every connection from and to `address`; says how many. On a kernel that keeps no table, or tells nobody of it, there are none.
+/// Whose connections are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::local) enum Whose {
+    /// Those of these addresses.
+    These(BTreeSet<Ipv4Addr>),
+    /// Those of all addresses of a range but these.
+    OfRangeBut(Cidr, BTreeSet<Ipv4Addr>),
+}
+
+impl Whose {
+    fn is(&self, address: Ipv4Addr) -> bool {
+        match self {
+            Self::These(addresses) => addresses.contains(&address),
+            Self::OfRangeBut(range, others) => range.contains(address) && !others.contains(&address),
+        }
+    }
+
+    /// What the kernel is asked to list: by a source each, or everything.
+    fn questions(&self) -> Vec<Option<(u16, Ipv4Addr)>> {
+        match self {
+            // What a box began, and what began elsewhere and led to it: a translation changes the other end only.
+            Self::These(addresses) if addresses.len() <= FILTERED_MAX => {
+                let both = |address: &Ipv4Addr| [TUPLE_ORIGINAL, TUPLE_REPLY].map(|tuple| Some((tuple, *address)));
+                addresses.iter().flat_map(both).collect()
+            }
+            Self::These(_) | Self::OfRangeBut(..) => vec![None],
+        }
+    }
+}
+
+/// Forgets every connection from and to the addresses that are meant; says how many. On a kernel that keeps no table, or tells nobody of
+/// it, there are none.
 ///
 /// # Errors
 /// The kernel refuses.
-pub(super) fn forget(address: Ipv4Addr) -> io::Result<usize> {
+pub(super) fn forget(whose: &Whose) -> io::Result<usize> {
     let table = match Table::open() {
         Err(error) if is_missing(&error) => return Ok(0),
         table => table?,
     };
     let mut entries = Vec::new();
-    // What the box began, and what began elsewhere and led to it. A translation changes the other end only.
-    for tuple in [TUPLE_ORIGINAL, TUPLE_REPLY] {
-        match table.list(address, tuple, &mut entries) {
+    for question in whose.questions() {
+        match table.list(question, whose, &mut entries) {
             Err(error) if is_missing(&error) => return Ok(0),
             listed => listed?,
         }
@@ -85,10 +121,11 @@ impl Table {
         Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?))
     }
 
-    /// Adds what a request to delete must say of each entry whose `tuple` has this source.
-    fn list(&self, address: Ipv4Addr, tuple: u16, entries: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    /// Adds what a request to delete must say of each entry that is meant, of those in which a tuple has the source that is asked for.
+    fn list(&self, of: Option<(u16, Ipv4Addr)>, whose: &Whose, entries: &mut Vec<Vec<u8>>) -> io::Result<()> {
         let mut request = Vec::new();
         message(&mut request, LIST, DUMP, |request| {
+            let Some((tuple, address)) = of else { return };
             attribute(request, tuple | NESTED, |tuple| {
                 attribute(tuple, TUPLE_ADDRESSES | NESTED, |addresses| {
                     attribute(addresses, SOURCE, |value| value.extend(address.octets()));
@@ -109,7 +146,7 @@ impl Table {
                     ERROR => code(payload)?,
                     _ => {
                         let entry = payload.get(GENERAL..).unwrap_or_default();
-                        if entries.len() < ENTRIES_MAX && concerns(entry, address) {
+                        if entries.len() < ENTRIES_MAX && concerns(entry, whose) {
                             entries.push(named(entry));
                         }
                     }
@@ -159,12 +196,14 @@ fn code(payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Whether an entry has `address` at any of its four ends.
-fn concerns(entry: &[u8], address: Ipv4Addr) -> bool {
+/// Whether an entry has an address that is meant at any of its four ends.
+fn concerns(entry: &[u8], whose: &Whose) -> bool {
     let within = |kind: u16, bytes| find(bytes, kind).unwrap_or_default();
     [TUPLE_ORIGINAL, TUPLE_REPLY].into_iter().any(|tuple| {
         let addresses = within(TUPLE_ADDRESSES, within(tuple, entry));
-        [SOURCE, DESTINATION].into_iter().any(|end| within(end, addresses) == address.octets())
+        let ends =
+            [SOURCE, DESTINATION].into_iter().filter_map(|end| find(addresses, end)?.first_chunk::<4>().copied());
+        ends.map(Ipv4Addr::from).any(|address| whose.is(address))
     })
 }
 
@@ -232,6 +271,10 @@ fn attribute(to: &mut Vec<u8>, kind: u16, value: impl FnOnce(&mut Vec<u8>)) {
 mod tests {
     use super::*;
 
+    fn these(addresses: &[Ipv4Addr]) -> Whose {
+        Whose::These(addresses.iter().copied().collect())
+    }
+
     const BOX: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
     const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
@@ -257,7 +300,10 @@ mod tests {
             tuple(&mut entry, TUPLE_ORIGINAL, original.0, original.1);
             tuple(&mut entry, TUPLE_REPLY, reply.0, reply.1);
             attribute(&mut entry, ID, |value| value.extend([1, 2, 3, 4]));
-            assert_eq!(concerns(&entry, BOX), expected, "{original:?} {reply:?}");
+            let range = Cidr::new(Ipv4Addr::new(198, 18, 0, 0), 30);
+            let strangers = Whose::OfRangeBut(range, [other].into());
+            assert_eq!(concerns(&entry, &strangers), expected);
+            assert_eq!(concerns(&entry, &these(&[BOX])), expected, "{original:?} {reply:?}");
             let name = named(&entry);
             assert_eq!(find(&name, ID), Some(&[1, 2, 3, 4][..]));
             assert_eq!((find(&name, TUPLE_ORIGINAL), find(&name, TUPLE_REPLY)), (find(&entry, TUPLE_ORIGINAL), None));
@@ -269,7 +315,7 @@ mod tests {
         let mut entry = Vec::new();
         tuple(&mut entry, TUPLE_ORIGINAL, BOX, PEER);
         for length in 0..entry.len() {
-            assert!(!concerns(&entry[..length], BOX), "{length}");
+            assert!(!concerns(&entry[..length], &these(&[BOX])), "{length}");
         }
         assert_eq!(messages(&[40, 0, 0, 0, 2, 0]).count(), 0);
         assert!(code(&[]).is_err());
@@ -277,6 +323,9 @@ mod tests {
 
     #[test]
     fn an_address_that_nobody_has_has_no_connections() {
-        assert_eq!(forget(Ipv4Addr::new(192, 0, 2, 77)).expect("run as root"), 0);
+        let nobody: Vec<Ipv4Addr> = (0..=5).map(|n| Ipv4Addr::new(192, 0, 2, 70 + n)).collect();
+        for count in [1, 6] {
+            assert_eq!(forget(&these(&nobody[..count])).expect("run as root"), 0);
+        }
     }
 }

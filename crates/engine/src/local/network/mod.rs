@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use boxyard_proto::launch;
 
+pub(super) use self::connections::Whose;
 use self::dns::{DnsConfig, Forwarder};
 use self::link::Links;
 use self::rules::Rules;
@@ -103,19 +104,20 @@ pub(super) fn interface(tag: &str, slot: u32) -> String {
 }
 
 /// The address that belongs to a slot; `None` when the range ends before.
-fn address(range: Cidr, slot: u32) -> Option<Ipv4Addr> {
+pub(super) fn address(range: Cidr, slot: u32) -> Option<Ipv4Addr> {
     range.address(slot.checked_add(2)?)
 }
 
-/// Forgets the host's connections from and to the address that belongs to a slot, on a thread of its own: there may be thousands. A table
-/// that cannot be had is no reason to keep a box from being made or removed; then they end by their own timeouts.
-pub(super) async fn forget_connections(range: Cidr, slot: u32) {
-    let Some(address) = address(range, slot) else { return };
-    match tokio::task::spawn_blocking(move || connections::forget(address)).await {
-        Ok(Ok(0)) => {}
-        Ok(Ok(count)) => tracing::debug!(%address, count, "connections forgotten"),
-        Ok(Err(error)) => tracing::warn!(%address, %error, "connections of a box cannot be forgotten"),
-        Err(error) => tracing::error!(%address, %error, "forgetting connections"),
+/// Forgets connections, on a thread of its own: there may be many thousands. That they cannot be forgotten is no reason to keep a box from
+/// being made or removed; then they end by their own timeouts.
+pub(super) async fn forget_connections(whose: Whose) {
+    let shown = format!("{whose:?}");
+    match tokio::task::spawn_blocking(move || connections::forget(&whose)).await {
+        Ok(Ok(count)) => tracing::debug!(whose = shown, count, "connections forgotten"),
+        Ok(Err(error)) => {
+            tracing::warn!(whose = shown, %error, "connections of boxes that are gone cannot be forgotten")
+        }
+        Err(error) => tracing::error!(whose = shown, %error, "forgetting connections"),
     }
 }
 
