@@ -172,10 +172,12 @@ impl FakeEngine {
         let _ = self.gates.0.subscribe().wait_for(came).await;
     }
 
-    /// Makes a box vanish, as when its processes are killed from outside.
+    /// Makes a box vanish with its disk.
     pub fn lose(&self, id: &BoxId) {
         let mut state = self.lock();
-        state.boxes.remove(id);
+        if let Some(lost) = state.boxes.remove(id) {
+            lost.ended.cancel();
+        }
         state.paused.remove(id);
     }
 
@@ -187,6 +189,13 @@ impl FakeEngine {
     /// Says that the kernel has ended so many processes of a box for want of memory since the box was started.
     pub fn run_out_of_memory(&self, id: &BoxId, kills: u64) {
         self.lock().oom_kills.insert(id.clone(), kills);
+    }
+
+    /// Kills a box's first process: its disk is there, its processes are not, and nobody is left to say how they ended.
+    pub fn kill(&self, id: &BoxId) {
+        let Some(found) = self.lock().boxes.get(id).cloned() else { return };
+        self.lock().paused.insert(id.clone(), ObservedState::Stopped);
+        found.ended.cancel();
     }
 
     /// Lets a box stand as after the host was restarted: its disk is there and its processes are not.
@@ -380,6 +389,18 @@ impl Engine for FakeEngine {
         // Ends with the box, or with the connection.
         tokio::spawn(async move { ended.run_until_cancelled(served).await });
         Ok(Box::new(ours))
+    }
+
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError> {
+        let ended = {
+            let state = self.lock();
+            let stopped = state.paused.get(id) == Some(&ObservedState::Stopped);
+            state.boxes.get(id).filter(|_| !stopped).map(|found| found.ended.clone())
+        };
+        if let Some(ended) = ended {
+            ended.cancelled().await;
+        }
+        Ok(())
     }
 
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {

@@ -27,7 +27,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A place where boxes live.
 ///
 /// Every call is idempotent: calling it again after a crash or a failure finishes what was begun. Calls for one box are never made at
-/// the same time (its keeper makes them), except [`connect`](Self::connect) and [`usage`](Self::usage); calls for different boxes are.
+/// the same time (its keeper makes them), except [`connect`](Self::connect), [`ended`](Self::ended) and [`usage`](Self::usage); calls for
+/// different boxes are.
 /// Dropping a call's future may leave its work half done, never in a state that calling it again, or [`remove`](Self::remove), does not
 /// mend.
 #[async_trait]
@@ -50,6 +51,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Opens a fresh stream to `boxyard-init` in a running box.
     async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError>;
+
+    /// Waits until the box has no processes, whoever ended them; returns at once for one that has none, or is not there. Asks nothing of the
+    /// box. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError>;
 
     /// Freezes the box: its processes stand still and keep all that they have, memory and connections included. Nobody should connect to
     /// it meanwhile: a connection is taken, and answered when the box goes on. A stopped box stays stopped.

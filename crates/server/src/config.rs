@@ -85,6 +85,8 @@ pub struct Config {
     pub idle_pause_after: Option<Duration>,
     /// How long a paused box keeps its processes and their memory.
     pub pause_keep_memory_for: Duration,
+    /// Bytes of the host's memory that must stay available, or paused boxes lose their processes; 0 for none.
+    pub pause_memory_floor: u64,
     /// How long entries of box logs are kept.
     pub logs_keep: Duration,
     /// How long the records of ended runs are kept.
@@ -225,6 +227,7 @@ impl Config {
 
     fn from_layers(layers: &Layers<'_>, program: &Path) -> Result<Self, ConfigError> {
         let default_init = program.with_file_name("boxyard-init");
+        let memory_floor = layers.get("overcommit.memory_floor")?.map_or(256 * MIB, |Bytes(bytes)| bytes);
         Ok(Self {
             data_dir: layers.get("data_dir")?.unwrap_or_else(|| DATA_DIR.into()),
             http: layers.get("http")?.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
@@ -254,7 +257,7 @@ impl Config {
             boxes_deleted_keep: layers.get("boxes.deleted_keep")?.map_or(30 * DAY, |Span(span)| span),
             overcommit: Overcommit {
                 memory: layers.get("overcommit.memory")?.unwrap_or(Factor::whole(64)),
-                memory_floor: layers.get("overcommit.memory_floor")?.map_or(256 * MIB, |Bytes(bytes)| bytes),
+                memory_floor,
                 disk: layers.get("overcommit.disk")?.unwrap_or(Factor::whole(100)),
                 disk_floor: layers.get("overcommit.disk_floor")?.map_or(GB, |Bytes(bytes)| bytes),
             },
@@ -309,6 +312,10 @@ impl Config {
             pause_keep_memory_for: layers
                 .get("pause.keep_memory_for")?
                 .map_or(Duration::from_mins(10), |Span(span)| span),
+            // Paused boxes go before new ones are refused.
+            pause_memory_floor: layers
+                .get("pause.memory_floor")?
+                .map_or(memory_floor.saturating_mul(2), |Bytes(bytes)| bytes),
             logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
             runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
-use boxyard_real_tests::{Server, Settings};
+use boxyard_real_tests::{Server, Settings, until};
 
 #[test]
 fn memory_ends_where_the_size_says() -> Result<()> {
@@ -13,7 +15,35 @@ fn memory_ends_where_the_size_says() -> Result<()> {
     ensure!(output.code == 137, "a process that takes four times the limit ended with {}: {}", output.code, output.err);
     ensure!(server.sh(&greedy, "echo alive")? == "alive", "the box itself did not survive");
     ensure!(server.sh(&neighbour, "echo alive")? == "alive");
+    until("the box's log to say so", Duration::from_secs(30), || {
+        let logs = server.call("GET", &format!("/v2/box/{greedy}/logs?limit=1000"), None)?.ok()?;
+        let text = "Out of memory: 1 of the box's processes ended by the kernel";
+        Ok(logs.to_string().contains(text).then_some(()))
+    })?;
     ensure!(server.sh(&greedy, "python3 -c 'x = bytearray(64 << 20); print(len(x))'")? == "67108864");
+    Ok(())
+}
+
+#[test]
+fn a_box_out_of_memory_loses_what_runs_in_it_before_its_first_process() -> Result<()> {
+    let server = Server::with(Settings::from([("BOXYARD_SIZES_SMALL_MEMORY", "48MiB".to_owned())]))?;
+    let id = server.create()?;
+    let waits = server.begin(&id, "sleep 4751 & exec sleep 4752")?;
+    let score = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj; for pid in $(pgrep -x sleep); do cat /proc/$pid/oom_score_adj; done";
+    let scores = until("the command to start", Duration::from_secs(30), || {
+        Ok(Some(server.sh(&id, score)?).filter(|scores| scores.lines().count() == 4))
+    })?;
+    ensure!(scores == "0\n100\n100\n100", "{scores}");
+    let refused = server.exec(&id, "echo -1 > /proc/self/oom_score_adj")?;
+    ensure!(refused.code != 0, "a process hides behind PID 1");
+    // Many small ones instead of one that is at fault: each is smaller than PID 1.
+    let fill = server.exec(&id, "for i in $(seq 900); do sleep 4753 < /dev/null > /dev/null 2>&1 & done");
+    let usage = server.call("GET", &format!("/v2/box/{id}/usage"), None)?.ok()?;
+    ensure!(usage["oom_kills"].as_u64() > Some(0), "{usage} after {fill:?}");
+    let logs = server.call("GET", &format!("/v2/box/{id}/logs?limit=1000"), None)?.ok()?;
+    ensure!(!logs.to_string().contains("Box died"), "PID 1 went first");
+    ensure!(server.sh(&id, "echo alive")? == "alive");
+    server.run(&id, &waits)?;
     Ok(())
 }
 
@@ -38,7 +68,7 @@ fn cpu_time_is_what_the_size_says() -> Result<()> {
     let server = Server::with(Settings::from([("BOXYARD_SIZES_SMALL_CPUS", "0.5".to_owned())]))?;
     let id = server.create()?;
     let run = server.begin(&id, "timeout 4 sh -c 'while :; do :; done & while :; do :; done'")?;
-    let ended = boxyard_real_tests::until("the run to end", std::time::Duration::from_secs(60), || {
+    let ended = until("the run to end", Duration::from_secs(60), || {
         let run = server.run(&id, &run)?;
         Ok((run["status"] != "running").then_some(run))
     })?;

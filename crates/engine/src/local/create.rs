@@ -59,7 +59,7 @@ impl LocalEngine {
         // Until the record names them, nothing else keeps the layers.
         let kept = self.images.keep().await?;
         let record = match earlier {
-            Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, ..record },
+            Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id).await?, ..record },
             None => self.new_record(spec).await?,
         };
         let from = match &spec.from {
@@ -121,7 +121,7 @@ impl LocalEngine {
             }
         };
         let storage = self.host.storages.default_kind();
-        let slot = self.take_slot(&spec.id)?;
+        let slot = self.take_slot(&spec.id).await?;
         Ok(Record { spec: spec.clone(), slot, layers, image_env, storage, started_with })
     }
 
@@ -141,8 +141,8 @@ impl LocalEngine {
     }
 
     /// The slot of the box, a new one if it has none.
-    pub(super) fn take_slot(&self, id: &BoxId) -> Result<u32, EngineError> {
-        let slot = self.host.slots().take(id);
+    pub(super) async fn take_slot(&self, id: &BoxId) -> Result<u32, EngineError> {
+        let slot = self.host.take_slot(id).await;
         slot.ok_or_else(|| EngineError::new(ErrorKind::Exhausted, "finding room for one more box on this host"))
     }
 

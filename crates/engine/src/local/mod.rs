@@ -36,6 +36,7 @@ mod slots;
 mod snapshot;
 mod step;
 mod storage;
+mod sweep;
 mod trash;
 mod usage;
 
@@ -127,7 +128,7 @@ pub struct LocalEngine {
     images: Box<dyn ImageSource>,
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
-    _sweeper: AbortOnDropHandle<()>,
+    _sweepers: [AbortOnDropHandle<()>; 2],
 }
 
 /// Where images come from.
@@ -250,6 +251,10 @@ impl Engine for LocalEngine {
                 Err(EngineError { kind, ..EngineError::broken("connecting to the box", error) }.about(id))
             }
         }
+    }
+
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.host.cgroups.died(id).await.map_err(create::broken("watching the box")).map_err(|error| error.about(id))
     }
 
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {

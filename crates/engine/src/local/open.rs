@@ -54,7 +54,14 @@ impl LocalEngine {
         let storages = Storages::open(instance.data(), config.storage, config.pool_size, &tool, &trash).await;
         let storages = storages.map_err(broken("preparing the boxes' disks"))?;
         let launcher = Launcher::new(config.init);
-        let host = Arc::new(Host::new(instance, cgroups, launcher, (config.uid_start, slots), trash, storages));
+        let host = Arc::new(Host::new(
+            instance,
+            cgroups,
+            launcher,
+            (config.uid_start, config.network_range, slots),
+            trash,
+            storages,
+        ));
         host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
         host.thaw_saving().map_err(broken("letting boxes go on after saves that were broken off"))?;
         let network = NetworkConfig {
@@ -78,9 +85,13 @@ impl LocalEngine {
         if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
             tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
-        let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
+        host.forget_strangers().await;
+        let sweepers = [
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep())),
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host).sweep_slots())),
+        ];
         let patience = Arc::new(Semaphore::new(PATIENT));
-        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweeper: sweeper })
+        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweepers: sweepers })
     }
 
     /// Finishes what is under way in the background. Boxes that run go on; where there are none, what was prepared on the host is removed,
@@ -92,6 +103,7 @@ impl LocalEngine {
         let closing = "closing the engine";
         self.tasks.close();
         self.tasks.wait().await;
+        self.host.sweep_now(true).await;
         let known = self.host.known().map_err(broken(closing))?;
         if !self.host.any_runs().map_err(broken(closing))? {
             self.host.storages.close().map_err(broken("unmounting the pool of boxes' disks"))?;

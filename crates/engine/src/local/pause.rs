@@ -33,6 +33,7 @@ impl LocalEngine {
     pub(super) async fn halt(&self, id: &BoxId) -> Result<(), EngineError> {
         self.recorded(id, "stopping the box")?;
         self.host.end(id).await.map_err(broken("ending the box's processes"))?;
+        self.host.has_stopped(id);
         step::done("stop: ended");
         self.host.forget_saving(id).map_err(broken("stopping the box"))
     }
@@ -52,7 +53,7 @@ impl LocalEngine {
         // Another address and link than before: the kernel takes some hundredths of a second to remove the old link.
         let ended = self.host.end(id).await;
         ended.map_err(broken("ending what is left of the box"))?;
-        self.host.slots().change(id);
+        self.host.change_slot(id);
         self.make(&record.spec).await?;
         Ok(Resumed::Started)
     }

@@ -20,7 +20,7 @@ impl LocalEngine {
         step::done("remove: disk removed");
         self.host.trash.throw(&self.host.instance.of(id)).map_err(broken("throwing the box's files away"))?;
         step::done("remove: thrown away");
-        self.host.slots().give_back(id);
+        self.host.retire(id);
         Ok(())
     }
 }

@@ -177,6 +177,13 @@ impl Admission {
         Place { admission: self.clone(), account: account.clone(), share, asleep }
     }
 
+    /// Whether a box could be started if boxes gave back `freed` bytes of the memory that is promised to them.
+    pub(super) async fn would_fit(&self, limits: Limits, freed: u64) -> bool {
+        let (room, share) = (Room { memory_left: None, ..self.room().await }, Share::of(limits));
+        let memory = self.lock().memory.saturating_sub(freed);
+        judge_start(&self.policy, &Promised { memory, ..Promised::default() }, room, share).is_ok()
+    }
+
     async fn room(&self) -> Room {
         let mut room = Room::default();
         match std::fs::read_to_string(MEMINFO) {
@@ -242,6 +249,15 @@ impl Share {
     fn of(limits: Limits) -> Self {
         Self { memory: limits.memory_bytes, disk: limits.disk_bytes }
     }
+}
+
+/// Bytes of memory that the host has available.
+///
+/// # Errors
+/// The kernel does not say.
+pub(super) fn memory_left() -> io::Result<u64> {
+    let text = std::fs::read_to_string(MEMINFO)?;
+    meminfo(&text, "MemAvailable").ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))
 }
 
 /// The bytes of one line of the kernel's table, `MemTotal:       24000000 kB` (proc_meminfo(5)).

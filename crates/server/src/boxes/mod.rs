@@ -17,6 +17,7 @@ use boxyard_proto::api::snapshots::SnapshotStatus;
 use boxyard_proto::names::{self, InvalidName, LABELS_MAX, Size};
 use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,7 @@ mod account_env;
 mod admission;
 mod clock;
 mod gate;
+mod halt;
 mod keeper;
 mod kept;
 mod life;
@@ -36,6 +38,8 @@ mod memory;
 mod order;
 mod output;
 mod pipe;
+mod pressure;
+mod psi;
 mod recovery;
 mod registry;
 mod runs;
@@ -46,6 +50,7 @@ mod usage;
 mod work;
 
 pub use admission::Full;
+pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
@@ -56,11 +61,12 @@ pub use runs::{Collected, Ending, Started};
 pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
 pub use snapshots::{Restore, RestoreError};
 
-use admission::Admission;
+use admission::{Admission, Place};
 use keeper::{Before, Keeper};
 use kept::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
+use pressure::{HostMemory, Relief, ThisHost};
 use registry::Registry;
 use runs::LiveRuns;
 use snapshots::Uses;
@@ -68,6 +74,9 @@ use usage::{Figures, USAGES};
 
 /// How many random ids are tried before the store is taken to be broken.
 const ID_ATTEMPTS: u32 = 20;
+
+/// How long making room for a new box may take.
+const PLACE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs of an earlier server that are being taken over at once.
 const TAKE_OVERS: usize = 64;
@@ -92,10 +101,12 @@ struct Yard {
     engine: Arc<dyn Engine>,
     store: Store,
     metrics: Arc<Metrics>,
-    registry: Registry,
+    registry: Arc<Registry>,
     runs: LiveRuns,
     /// Gives each box its place.
     admission: Admission,
+    /// Makes room where memory is short.
+    relief: Arc<Relief>,
     sizes: Sizes,
     /// See [`Config::idle_pause_after`].
     pause_after: Option<Duration>,
@@ -269,14 +280,26 @@ pub enum BoxError {
 impl Boxes {
     /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
-        let admission = Admission::new(config, Arc::clone(&engine));
+        Self::on_host(config, engine, store, metrics, Box::new(ThisHost))
+    }
+
+    fn on_host(
+        config: &Config,
+        engine: Arc<dyn Engine>,
+        store: Store,
+        metrics: Arc<Metrics>,
+        host: Box<dyn HostMemory>,
+    ) -> Self {
+        let (registry, admission) = (Arc::<Registry>::default(), Admission::new(config, Arc::clone(&engine)));
+        let relief = Relief::new(Arc::clone(&registry), admission.clone(), host, config.pause_memory_floor);
         let yard = Yard {
             engine,
             store,
             metrics,
-            registry: Registry::default(),
+            registry,
             runs: LiveRuns::default(),
             admission,
+            relief,
             sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
@@ -306,7 +329,7 @@ impl Boxes {
         known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
         let (size, limits) = self.size(&new)?;
         new.env = self.with_account_env(account, new.env).await?;
-        let place = self.yard.admission.admit(account, limits).await;
+        let place = self.place(account, limits).await;
         let place = place.inspect_err(|_| {
             self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
         })?;
@@ -340,6 +363,19 @@ impl Boxes {
     /// The size that is asked for, and what it stands for.
     fn size(&self, new: &NewBox) -> Result<(Size, Limits), BoxError> {
         self.yard.sizes.find(&new.size).map_err(BoxError::Size)
+    }
+
+    /// A place for a new box; paused boxes lose their processes where that makes room for it.
+    async fn place(&self, account: &AccountId, limits: Limits) -> Result<Place, Full> {
+        let placing = async {
+            loop {
+                match self.yard.admission.admit(account, limits).await {
+                    Err(full) if self.yard.relief.make_room(full, limits).await => {}
+                    other => return other,
+                }
+            }
+        };
+        timeout(PLACE_DEADLINE, placing).await.unwrap_or(Err(Full::MemoryLeft))
     }
 
     /// The account's live box with this id or name.
@@ -463,7 +499,7 @@ impl Yard {
             env: row.env.clone(),
             from: row.from_snapshot.clone(),
         };
-        let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place());
+        let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place(), Arc::downgrade(&self.relief));
         self.registry.insert(kept.clone());
         self.count_phase(phase, 1);
         (kept, mailbox)

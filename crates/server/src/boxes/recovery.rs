@@ -207,6 +207,7 @@ impl Boxes {
         }
         snapshots.clear(&self.yard);
         mended.tell();
+        self.yard.tasks.spawn(Arc::clone(&self.yard.relief).watch(self.yard.leaving.clone()));
         self.remove_strays(observed.into_keys().collect()).await;
         Ok(())
     }

@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use boxyard_engine::Engine;
 use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
+use boxyard_engine::{Engine, EngineError, ErrorKind};
 use boxyard_proto::RunId;
 use boxyard_proto::wire::{self, Exit, OnClose, User};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::kept::Lease;
+use super::kept::{Kept, Lease};
 use super::order::Order;
 use super::output::{Output, Stream};
 use super::pipe::Writer;
@@ -116,16 +116,27 @@ impl Work<'_> {
             on_close: OnClose::Keep,
             ..wire::Exec::new(id.to_string(), order.argv, order.folder, User::BOXUSER)
         };
-        let kept = self.lease.kept();
+        let (kept, halts) = (self.lease.kept(), self.lease.kept().halts());
         let starting = async {
-            let _awake = kept.shared.awake().await;
-            agent::exec(self.engine, kept.id(), exec).await
+            let mut started = begin(self.engine, kept, exec.clone()).await;
+            if let Err(error) = &started
+                && kept.revived(halts, error).await
+            {
+                started = begin(self.engine, kept, exec).await;
+            }
+            match started {
+                Err(error @ AgentError::Lost { .. }) => Err(match kept.halted_since(halts).await {
+                    Some(halt) => Ending::Stopped(halt),
+                    None => Ending::NotStarted(error),
+                }),
+                started => started.map_err(Ending::NotStarted),
+            }
         };
         let job = tokio::select! {
             biased;
             () = self.lease.over().cancelled() => Err(Ending::BoxEnded),
             () = self.leaving.cancelled() => Err(Ending::Left),
-            job = starting => job.map_err(Ending::NotStarted),
+            job = starting => job,
         };
         let ending = match job {
             Err(ending) => ending,
@@ -160,7 +171,7 @@ impl Work<'_> {
             () = self.leaving.cancelled() => return Ending::Left,
             job = attaching => job,
         };
-        let Some(job) = job else { return Ending::Stopped };
+        let Some(job) = job else { return Ending::Stopped(self.lease.kept().halt()) };
         match job {
             Err(AgentError::Refused { .. }) => Ending::Unknown,
             Err(error) => Ending::Lost(error),
@@ -178,7 +189,7 @@ impl Work<'_> {
         limit: Option<(Duration, Instant)>,
         reply: Option<&oneshot::Sender<Collected>>,
     ) -> Followed {
-        let (control, hurry) = (job.control(), self.sink.hurry());
+        let (control, hurry, halts) = (job.control(), self.sink.hurry(), self.lease.kept().halts());
         let mut feeding = input.is_some();
         let mut feed = pin!(feed(control.clone(), input));
         let mut pump = pin!(pump(&mut job, &mut self.sink, reply));
@@ -193,12 +204,14 @@ impl Work<'_> {
                     (Ok(exit), Some((reason, _))) => reason.ending(exit),
                     // What stops a box kills what is in it, and the news of that may come first.
                     (Ok(Exit { signal: Some(_), .. }), None) if self.lease.kept().phase().is_stopped() => {
-                        Ending::Stopped
+                        Ending::Stopped(self.lease.kept().halt())
                     }
                     (Ok(exit), None) => Ending::Exited(exit),
                     (Err(_), Some((reason, _))) => reason.ending(KILLED),
-                    (Err(_), None) if self.lease.kept().phase().is_stopped() => Ending::Stopped,
-                    (Err(error), None) => Ending::Lost(error),
+                    (Err(error), None) => match self.lease.kept().halted_since(halts).await {
+                        Some(halt) => Ending::Stopped(halt),
+                        None => Ending::Lost(error),
+                    },
                 }),
                 () = self.cancel.cancelled(), if ending.is_none() => Reason::Cancelled,
                 () = until(deadline) => match (ending, limit) {
@@ -246,6 +259,13 @@ impl Work<'_> {
 
 /// What is reported of a job that was ended and did not say how it ended.
 const KILLED: Exit = Exit { code: 137, signal: Some(9), cpu_ns: 0, memory_peak: 0 };
+
+async fn begin(engine: &dyn Engine, kept: &Kept, exec: wire::Exec) -> Result<Job, AgentError> {
+    let awake = kept.awake().await;
+    let _awake =
+        awake.map_err(|error| AgentError::Engine(EngineError::new(ErrorKind::Exhausted, error.to_string())))?;
+    agent::exec(engine, kept.id(), exec).await
+}
 
 async fn feed(control: JobControl, input: Option<Bytes>) {
     let Some(input) = input else { return };

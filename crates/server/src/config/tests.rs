@@ -60,7 +60,7 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!((config.boxes_max_per_account, config.boxes_deleted_keep), (None, Duration::from_hours(30 * 24)));
     assert_eq!((config.overcommit.memory.times(2), config.overcommit.disk_floor), (128, 1_000_000_000));
     assert_eq!(config.idle_pause_after, Some(Duration::from_hours(1)));
-    assert_eq!(config.pause_keep_memory_for, Duration::from_mins(10));
+    assert_eq!((config.pause_keep_memory_for, config.pause_memory_floor), (Duration::from_mins(10), 512 << 20));
 }
 
 #[test]

@@ -127,7 +127,9 @@ impl ApiError {
             Ending::BoxEnded => {
                 Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
             }
-            Ending::Stopped => Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default()))),
+            Ending::Stopped(_) => {
+                Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default())))
+            }
             Ending::Unknown | Ending::Left => Some(Self::leaving()),
         }
     }

@@ -26,7 +26,7 @@ use super::session;
 use super::share::{ClosedFirst, Of};
 use super::{Link, Shared};
 use crate::boxes::lifecycle::Phase;
-use crate::boxes::{Kept, Program};
+use crate::boxes::{Halt, Kept, Program};
 use crate::metrics::SshChannel;
 
 /// Channels that the client opens and we refuse, and that it has not been told of yet.
@@ -319,12 +319,12 @@ async fn watch_box(common: Arc<Common>) {
     let text = match common.kept.lease().await {
         Err(error) => error.to_string(),
         Ok(lease) => {
-            let phase = tokio::select! {
+            let (phase, halt) = tokio::select! {
                 biased;
-                () = lease.over().cancelled() => common.kept.phase(),
-                phase = common.kept.unready() => phase,
+                () = lease.over().cancelled() => (common.kept.phase(), None),
+                unready = common.kept.unready() => unready,
             };
-            farewell(&common.kept, phase)
+            farewell(&common.kept, phase, halt)
         }
     };
     let text: Arc<str> = text.into();
@@ -344,9 +344,16 @@ async fn watch_box(common: Arc<Common>) {
     sleep(GOODBYE).await;
 }
 
-fn farewell(kept: &Kept, phase: Phase) -> String {
+fn farewell(kept: &Kept, phase: Phase, halt: Option<Halt>) -> String {
     let id = kept.id();
     match phase {
+        Phase::Ready | Phase::Stopping | Phase::Stopped | Phase::Resuming { .. } | Phase::Saving { .. }
+            if halt == Some(Halt::Died) =>
+        {
+            format!(
+                "the first process of box {id} ended unexpectedly, and all others with it; log in again to use the box"
+            )
+        }
         Phase::Deleting | Phase::Deleted => format!("box {id} was deleted"),
         Phase::Pausing
         | Phase::Paused

@@ -10,6 +10,7 @@ mod bad_input;
 mod boxes;
 mod code;
 mod connections;
+mod death;
 mod exec;
 mod labels;
 mod life;

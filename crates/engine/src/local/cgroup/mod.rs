@@ -153,6 +153,11 @@ impl Cgroups {
         Ok(Group { v2, v1, controllers })
     }
 
+    /// Whether the box has a group: it has, or had, processes that nobody has cleared away.
+    pub(super) fn is_there(&self, id: &BoxId) -> bool {
+        self.tree.join(id.as_str()).exists()
+    }
+
     /// Whether the box has processes.
     ///
     /// # Errors
