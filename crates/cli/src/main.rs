@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod archive;
 mod askpass;
 mod client;
 mod create;
@@ -24,6 +25,7 @@ mod key;
 mod list;
 mod output;
 mod pause;
+mod poll;
 mod serve;
 mod signals;
 mod snapshot;

@@ -22,11 +22,13 @@ use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
 use crate::{
     Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved,
     Usage,
 };
 
+mod archive;
 mod job;
 mod programs;
 mod serve;
@@ -57,6 +59,8 @@ struct State {
     paused: HashMap<BoxId, ObservedState>,
     /// What was saved: folders.
     snapshots: BTreeMap<SnapshotId, BTreeSet<String>>,
+    /// Bytes that archives are filled with.
+    filling: usize,
     /// Failures of coming calls, the next first.
     failures: HashMap<Call, Vec<ErrorKind>>,
     /// Gates that calls wait for before they do anything.
@@ -85,6 +89,10 @@ pub enum Call {
     Resume,
     /// [`Engine::save`].
     Save,
+    /// [`Engine::export`].
+    Export,
+    /// [`Engine::import`], when the archive has been read.
+    Import,
     /// [`Engine::remove`].
     Remove,
     /// [`Engine::usage`].
@@ -448,6 +456,19 @@ impl Engine for FakeEngine {
 
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError> {
         Ok(self.lock().snapshots.keys().cloned().collect())
+    }
+
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError> {
+        self.pack(id, order).await
+    }
+
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError> {
+        self.unpack(into, archive, limits).await
     }
 
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 
+use archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
 use async_trait::async_trait;
 use boxyard_proto::{BoxId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod agent;
+pub mod archive;
 pub mod fake;
 pub mod images;
 pub mod local;
@@ -79,6 +81,25 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Lists every snapshot that is complete, whatever the database says, and removes what is left of those that were broken off.
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError>;
+
+    /// Packs a snapshot, which must not be dropped meanwhile, as an archive that [`import`](Self::import) and programs for OCI images read.
+    /// The answer comes when all of it is packed, which may take minutes; then nothing keeps it from coming.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it holds something that no archive can.
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError>;
+
+    /// Makes a snapshot from an archive, wholly or not at all. Another try needs another id, or [`drop_snapshot`](Self::drop_snapshot)
+    /// first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is no archive of a snapshot, or not all of it.
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError>;
 
     /// Ends the box and removes everything that exists because of it. A box that is not there is removed already.
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError>;
@@ -232,6 +253,8 @@ pub enum ErrorKind {
     NotFound,
     /// The host has no room for it now; later it may.
     Exhausted,
+    /// What was handed in is wrong, or cannot be done with. The error with its sources is for whoever did so.
+    Invalid,
     /// This engine does not do that.
     Unsupported,
     /// Something is broken that the caller can do nothing about.

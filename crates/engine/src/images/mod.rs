@@ -30,6 +30,7 @@ use recipe::{Recipe, Recipes};
 use sources::Mirror;
 use store::{Layers, Stamp};
 
+pub(crate) mod archive;
 mod bootstrap;
 mod build;
 mod catalogue;

@@ -43,7 +43,7 @@ mod usage;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
 pub use self::storage::{PoolGrowth, StorageChoice, grow_pool};
+use crate::archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
+use crate::images::archive::{Stored, Unpacking};
 use crate::images::{Addition, BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
 use crate::{Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 
@@ -125,7 +127,7 @@ impl LocalConfig {
 pub struct LocalEngine {
     host: Arc<Host>,
     network: Network,
-    images: Box<dyn ImageSource>,
+    images: Arc<dyn ImageSource>,
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
     _sweepers: [AbortOnDropHandle<()>; 2],
@@ -155,6 +157,15 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
         Err(EngineError::new(ErrorKind::Unsupported, format!("adding the image {}", addition.name())))
     }
 
+    /// Takes in a layer that came with a snapshot of a box with this runtime.
+    async fn take_in(&self, layer: Stored, runtime: &str, unpacking: &Unpacking) -> Result<PathBuf, EngineError>;
+
+    /// Whether a layer came with a snapshot.
+    fn is_imported(&self, layer: &Path) -> bool;
+
+    /// Frees layers that came with snapshots and that nobody needs any more. Blocks.
+    fn release(&self) -> Result<(), EngineError>;
+
     /// What builds are doing.
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
@@ -179,6 +190,18 @@ impl ImageSource for Images {
 
     async fn add(&self, addition: &Addition, runner: &dyn LayerRunner) -> Result<bool, EngineError> {
         Self::add(self, addition, Some(runner)).await
+    }
+
+    async fn take_in(&self, layer: Stored, runtime: &str, unpacking: &Unpacking) -> Result<PathBuf, EngineError> {
+        Self::take_in(self, layer, runtime, unpacking).await
+    }
+
+    fn is_imported(&self, layer: &Path) -> bool {
+        Self::is_imported(self, layer)
+    }
+
+    fn release(&self) -> Result<(), EngineError> {
+        Self::release(self).map(drop)
     }
 
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
@@ -279,6 +302,19 @@ impl Engine for LocalEngine {
 
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError> {
         self.list_snapshots().await
+    }
+
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError> {
+        self.pack_snapshot(id, order).await
+    }
+
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError> {
+        self.unpack_snapshot(into, archive, limits).await
     }
 
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {

@@ -35,12 +35,12 @@ impl LocalEngine {
     /// The host lacks something (see [`check_host`](super::check_host)), another server uses the data folder, or the network range is
     /// somebody else's.
     pub async fn open(config: LocalConfig) -> Result<Self, EngineError> {
-        Self::open_with(config, |dir, config| Ok(Box::new(Images::open(dir, config)?))).await
+        Self::open_with(config, |dir, config| Ok(Arc::new(Images::open(dir, config)?))).await
     }
 
     pub(super) async fn open_with(
         config: LocalConfig,
-        images: impl FnOnce(&Path, crate::images::ImagesConfig) -> Result<Box<dyn ImageSource>, EngineError>,
+        images: impl FnOnce(&Path, crate::images::ImagesConfig) -> Result<Arc<dyn ImageSource>, EngineError>,
     ) -> Result<Self, EngineError> {
         let instance = Instance::open(&config.data_dir).await.map_err(broken("opening the data folder"))?;
         let tag = instance.tag().to_owned();

@@ -4,6 +4,7 @@ use boxyard_proto::BoxId;
 
 use super::LocalEngine;
 use super::create::broken;
+use super::record::Record;
 use super::step;
 use crate::EngineError;
 
@@ -11,6 +12,8 @@ impl LocalEngine {
     /// Ends the box and removes all of it. Its files are out of the way when this returns and deleted soon after; the record goes with
     /// them, as the last thing, so that a removal that was broken off is seen and finished.
     pub(super) async fn unmake(&self, id: &BoxId) -> Result<(), EngineError> {
+        let record = Record::read(&self.host.instance.of(id)).ok().flatten();
+        let imported = record.is_some_and(|record| self.stands_on_imported(&record.layers));
         self.host.end(id).await.map_err(broken("ending the box"))?;
         step::done("remove: ended");
         // Of every kind: a record that cannot be read does not say which.
@@ -21,6 +24,9 @@ impl LocalEngine {
         self.host.trash.throw(&self.host.instance.of(id)).map_err(broken("throwing the box's files away"))?;
         step::done("remove: thrown away");
         self.host.retire(id);
+        if imported {
+            self.release_layers();
+        }
         Ok(())
     }
 }

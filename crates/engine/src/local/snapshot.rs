@@ -7,6 +7,9 @@
 //!
 //! A snapshot holds all that a box is made from but the image's layers, which it names. It depends on no box and no other snapshot.
 
+mod export;
+mod import;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -15,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use boxyard_proto::{BoxId, SnapshotId};
+use tokio::sync::Semaphore;
 
 use super::LocalEngine;
 use super::create::broken;
@@ -23,6 +27,9 @@ use super::pause::Still;
 use super::record::{Record, SnapshotRecord};
 use super::step;
 use crate::{EngineError, ErrorKind, Saved};
+
+/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
+static TRANSFERS: Semaphore = Semaphore::const_new(2);
 
 /// Keeps a snapshot that is being made from being taken for one that was broken off.
 #[derive(Debug)]
@@ -86,7 +93,11 @@ impl LocalEngine {
     pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
         let removing = |error| EngineError::of_disk("removing the snapshot", error);
         let record = SnapshotRecord::read(&self.host.snapshot(id)).unwrap_or_default();
+        let imported = record.as_ref().is_some_and(|record| self.stands_on_imported(&record.layers));
         self.host.forget_snapshot(id).await.map_err(removing)?;
+        if imported {
+            self.release_layers();
+        }
         match record.and_then(|record| record.source) {
             Some(source) => self.take_back(&source).await.map_err(removing),
             None => Ok(()),
@@ -133,6 +144,8 @@ impl LocalEngine {
                 Err(error) => tracing::warn!(snapshot = %id, %error, "the snapshot's record cannot be read"),
             }
         }
+        // What a server did not come to that ended in between.
+        self.release_layers();
         Ok(complete)
     }
 }

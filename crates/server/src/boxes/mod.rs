@@ -9,6 +9,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use boxyard_engine::archive::ArchiveLimits;
 use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
@@ -27,6 +28,7 @@ use crate::store::{BoxRow, Store, StoreError};
 
 mod account_env;
 mod admission;
+mod archives;
 mod clock;
 mod gate;
 mod halt;
@@ -50,6 +52,7 @@ mod usage;
 mod work;
 
 pub use admission::Full;
+pub use archives::Transfer;
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
@@ -62,6 +65,7 @@ pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder
 pub use snapshots::{Restore, RestoreError};
 
 use admission::{Admission, Place};
+use archives::Transfers;
 use keeper::{Before, Keeper};
 use kept::LabelChange;
 use lifecycle::{Phase, Wanted};
@@ -126,6 +130,10 @@ struct Yard {
     uses: Uses,
     /// Bounds how many snapshots are being removed at once.
     drops: Semaphore,
+    /// Bounds of archives of snapshots.
+    archives: ArchiveLimits,
+    /// Archives that go in or out.
+    transfers: Transfers,
     /// Every task of this module.
     tasks: TaskTracker,
     /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
@@ -269,6 +277,25 @@ pub enum BoxError {
         /// What went wrong.
         text: String,
     },
+    /// As many archives go in and out as this server allows, of this account or in all.
+    #[error("too many archives of snapshots are under way; try again when one of them is through")]
+    TooManyTransfers,
+    /// A snapshot cannot be packed.
+    #[error("the snapshot could not be exported: {text}")]
+    NotPacked {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
+    /// No snapshot can be made from an archive.
+    #[error("the archive could not be imported: {text}")]
+    NotUnpacked {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Leaving,
@@ -313,6 +340,8 @@ impl Boxes {
             snapshots_max: config.snapshots_max,
             uses: Uses::default(),
             drops: Semaphore::new(DROPS),
+            archives: archives::limits(config),
+            transfers: Transfers::default(),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
         };
@@ -325,8 +354,11 @@ impl Boxes {
     /// There is no such runtime or size, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
     /// store failed.
     pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
-        let known = self.yard.engine.check_image(&new.runtime);
-        known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
+        // A box from a snapshot has the image that it was made over, whatever has become of the name.
+        if new.from.is_none() {
+            let known = self.yard.engine.check_image(&new.runtime);
+            known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
+        }
         let (size, limits) = self.size(&new)?;
         new.env = self.with_account_env(account, new.env).await?;
         let place = self.place(account, limits).await;

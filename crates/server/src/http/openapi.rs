@@ -8,7 +8,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, account_env, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage};
+use super::{Http, account_env, archives, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -41,6 +41,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(snapshots::delete))
         .routes(routes!(snapshots::restore))
         .routes(routes!(snapshots::fork))
+        .routes(routes!(archives::export))
+        .routes(routes!(archives::import))
         .routes(routes!(pause::pause))
         .routes(routes!(pause::resume))
         .routes(routes!(startup::show, startup::set, startup::remove))

@@ -5,6 +5,7 @@
 mod account_env;
 mod accounts;
 mod admission;
+mod archives;
 mod auth;
 mod bad_input;
 mod boxes;

@@ -65,6 +65,11 @@ impl Subvolumes {
         self.root.join("boxes").join(format!(".{id}"))
     }
 
+    /// The same for a saved disk.
+    fn saved_draft(&self, id: &SnapshotId) -> PathBuf {
+        self.root.join("snapshots").join(format!(".{id}"))
+    }
+
     async fn destroy(&self, subvolume: PathBuf) -> io::Result<()> {
         if !subvolume.exists() {
             return Ok(());
@@ -129,7 +134,7 @@ impl Storage for Subvolumes {
     }
 
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
-        let draft = self.root.join("snapshots").join(format!(".{into}"));
+        let draft = self.saved_draft(into);
         self.destroy(draft.clone()).await?;
         self.tool.order(Order::Flush { subvolume: self.disk(id), draft }).await.map(drop)
     }
@@ -148,6 +153,21 @@ impl Storage for Subvolumes {
         }
         let sizes = self.sizes_in("snapshots", Some(id.as_str())).await?;
         sizes.get(id.as_str()).copied().ok_or_else(|| io::Error::other("the file system does not count the snapshot"))
+    }
+
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
+        let draft = self.saved_draft(id);
+        self.destroy(draft.clone()).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, limit: None })).await?;
+        Ok(draft.join("upper"))
+    }
+
+    async fn received(&self, id: &SnapshotId) -> io::Result<()> {
+        let draft = self.saved_draft(id);
+        // The order that follows has a deadline, and this takes as long as the disk needs.
+        copy::settle(draft.clone()).await?;
+        self.tool.order(Order::Snapshot { subvolume: draft.clone(), into: self.saved(id) }).await?;
+        self.destroy(draft).await
     }
 
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {
@@ -178,7 +198,7 @@ impl Storage for Subvolumes {
     }
 
     async fn forget(&self, id: &SnapshotId) -> io::Result<()> {
-        self.destroy(self.root.join("snapshots").join(format!(".{id}"))).await?;
+        self.destroy(self.saved_draft(id)).await?;
         self.destroy(self.saved(id)).await
     }
 

@@ -14,6 +14,9 @@ use super::{Budget, Storage, copy, walk};
 use crate::local::step;
 use crate::local::trash::Trash;
 
+/// A saved disk that comes from elsewhere and is not whole yet.
+const DRAFT: &str = "draft-import";
+
 /// Disks in the folders of boxes and snapshots.
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -101,6 +104,17 @@ impl Storage for Folders {
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
         copy::settle(self.saved(id)).await?;
         walk::measure(self.saved(id).join("upper")).await
+    }
+
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
+        let draft = self.saved(id).join(DRAFT);
+        self.trash.throw(&draft)?;
+        fs::DirBuilder::new().mode(0o755).create(&draft)?;
+        Ok(draft)
+    }
+
+    async fn received(&self, id: &SnapshotId) -> io::Result<()> {
+        fs::rename(self.saved(id).join(DRAFT), self.saved(id).join("upper"))
     }
 
     async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {

@@ -111,6 +111,12 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
 
+    /// Begins a saved disk that comes from elsewhere: its empty `upper`, to be filled.
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf>;
+
+    /// Keeps what was filled as the saved disk; [`finish`](Self::finish) is next.
+    async fn received(&self, id: &SnapshotId) -> io::Result<()>;
+
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64>;
 

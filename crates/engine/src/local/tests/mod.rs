@@ -1,5 +1,6 @@
 //! Real boxes on this machine. They need root, `nft`, `mmdebstrap` and a built `boxyard-init`, and fail where one is missing.
 
+mod archives;
 mod crashes;
 mod disks;
 mod doctor;
