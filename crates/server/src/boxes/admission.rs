@@ -8,12 +8,12 @@
 //! moment old: it keeps a host that is full already from being filled further.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use boxyard_engine::{Engine, Limits};
 use boxyard_proto::AccountId;
-
 use tokio::time::timeout;
 
 use super::chain;
