@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
-use super::ssh;
+use super::{neighbours, ssh};
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
@@ -25,6 +25,7 @@ pub const ALL: &[(&str, Measurement)] = &[
     ("stream", stream),
     ("memory", memory),
     (SSH, ssh::measure),
+    ("neighbours", neighbours::measure),
 ];
 
 /// The measurement that needs more on the host than others.
@@ -114,7 +115,8 @@ fn parallel(server: &Server, counts: Counts, report: &mut Report) -> Result<()> 
     server.delete(&id)
 }
 
-fn run_true(connection: &mut Connection, id: &str, count: usize) -> Result<Samples> {
+/// `true` in a live box so many times, one after the other.
+pub fn run_true(connection: &mut Connection, id: &str, count: usize) -> Result<Samples> {
     let (path, body) = (format!("/v2/box/{id}/exec"), json!({ "command": ["true"] }));
     let mut samples = Samples::default();
     for _ in 0..count {

@@ -4,6 +4,7 @@
 //! run on what; peers are measured in the same run where they are installed.
 
 mod measure;
+mod neighbours;
 mod peers;
 mod report;
 mod ssh;
