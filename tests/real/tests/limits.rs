@@ -82,6 +82,17 @@ fn cpu_time_is_what_the_size_says() -> Result<()> {
 }
 
 #[test]
+fn boxes_have_no_priority_of_the_servers() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid()?))?;
+    let niceness = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16)).context("a short stat")?;
+    ensure!(niceness == "-10", "the server's niceness is {niceness}");
+    ensure!(server.sh(&id, "nice; cut -d ' ' -f 19 /proc/1/stat")? == "0\n0");
+    Ok(())
+}
+
+#[test]
 fn open_files_are_limited() -> Result<()> {
     let server = Server::start()?;
     let id = server.create()?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
-use super::{life, ssh};
+use super::{life, neighbours, ssh};
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Measurement)] = &[
     ("memory", memory),
     ("life", life::life),
     (SSH, ssh::measure),
+    ("neighbours", neighbours::measure),
 ];
 
 /// The measurement that needs more on the host than others.
@@ -115,6 +116,7 @@ fn parallel(server: &Server, counts: Counts, report: &mut Report) -> Result<()> 
     server.delete(&id)
 }
 
+/// `true` in a live box so many times, one after the other.
 pub fn run_true(connection: &mut Connection, id: &str, count: usize) -> Result<Samples> {
     let (path, body) = (format!("/v2/box/{id}/exec"), json!({ "command": ["true"] }));
     let mut samples = Samples::default();

@@ -6,6 +6,7 @@
 mod crowd;
 mod life;
 mod measure;
+mod neighbours;
 mod peers;
 mod report;
 mod ssh;

@@ -88,6 +88,10 @@ impl Cgroups {
         for base in cgroups.v1_folders() {
             make_folder(base)?;
         }
+        match cgroups.v1_of(Controller::Cpu) {
+            Some(base) => limits::weigh_v1(base, limits::cpus())?,
+            None => limits::weigh_v2(&cgroups.tree, limits::cpus())?,
+        }
         Ok(cgroups)
     }
 
