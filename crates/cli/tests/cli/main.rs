@@ -5,6 +5,7 @@ mod env;
 mod exec;
 mod image;
 mod keys;
+mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;
