@@ -6,6 +6,7 @@ mod env;
 mod exec;
 mod image;
 mod keys;
+mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;

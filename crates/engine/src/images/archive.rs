@@ -27,8 +27,11 @@ use super::store::Note;
 use super::{Images, holders};
 use crate::{EngineError, ErrorKind};
 
-/// Whom layers are noted to be for that came with snapshots. No recipe can be called this.
-const IMPORTED: &str = "(imported)";
+/// Whom layers are noted to be for that came with snapshots of an instance. No recipe can be called this.
+const IMPORTED: &str = "imported by ";
+
+/// In the data folder: what this instance is called on its host.
+const INSTANCE: &str = "instance";
 
 /// What a layer's archive hashes to, in a file beside its tree.
 const SUM: &str = "sum.json";
@@ -152,7 +155,8 @@ impl Images {
     ) -> Result<PathBuf, EngineError> {
         let doing = "unpacking a layer of the archive's image";
         let Some(blob) = layer.blob else { return self.own_layer(&layer.diff_id, runtime, unpacking).await };
-        let key = imported(&layer.diff_id);
+        let owner = self.owner();
+        let key = imported(&layer.diff_id, &owner);
         if let Some(tree) = self.same(&key, layer.key.as_deref(), &layer.diff_id) {
             let (unpacking, diff_id) = (unpacking.clone(), layer.diff_id);
             blocking(move || unpacking.check(blob, &diff_id)).await.map_err(|error| receiving(doing, error))?;
@@ -173,11 +177,17 @@ impl Images {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
             let (built_at_ms, took_ms) = (ms(now), ms(started.elapsed()));
-            let note = |bytes| Note { key, parent: None, recipe: IMPORTED.into(), bytes, built_at_ms, took_ms };
+            let note = |bytes| Note { key, parent: None, recipe: owner, bytes, built_at_ms, took_ms };
             building.finish(note).map(drop)
         });
         unpacked.await.map_err(|error| receiving(doing, error))?;
         Ok(tree)
+    }
+
+    /// Whom layers are noted to be for that come here. Stores may be shared between instances, and each knows its own records only.
+    fn owner(&self) -> String {
+        let tag = fs::read_to_string(self.layers.data().join(INSTANCE)).unwrap_or_default();
+        format!("{IMPORTED}{}", tag.trim())
     }
 
     /// A layer of this content that is here: one that came with another snapshot, or the one with the key that the archive tells.
@@ -221,7 +231,7 @@ impl Images {
     /// Whether the layer with this tree came with a snapshot.
     pub(crate) fn is_imported(&self, tree: &Path) -> bool {
         let key = layer_of(tree).and_then(|folder| folder.file_name()?.to_str());
-        key.and_then(|key| self.layers.note(key)).is_some_and(|note| note.recipe == IMPORTED)
+        key.and_then(|key| self.layers.note(key)).is_some_and(|note| note.recipe.starts_with(IMPORTED))
     }
 
     /// Frees the layers that came with snapshots and that nobody stands on any more. Blocks.
@@ -230,7 +240,8 @@ impl Images {
     /// The records of boxes cannot be read, boxes are being made, or removing failed.
     pub(crate) fn release(&self) -> Result<Freed, EngineError> {
         let broken = |error: io::Error| EngineError::broken("freeing image layers that came with snapshots", error);
-        let imported = |key: &String| self.layers.note(key).is_some_and(|note| note.recipe == IMPORTED);
+        let owner = self.owner();
+        let imported = |key: &String| self.layers.note(key).is_some_and(|note| note.recipe == owner);
         let keys = || -> io::Result<Vec<String>> { Ok(self.layers.keys()?.into_iter().filter(imported).collect()) };
         if keys().map_err(broken)?.is_empty() {
             return Ok(Freed::default());

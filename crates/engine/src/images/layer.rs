@@ -164,9 +164,9 @@ fn stack(keys: &[String]) -> String {
     OciDigest::finish(hash).hex().to_owned()
 }
 
-/// The key of a layer that came with a snapshot: of its content and nothing else.
-pub(super) fn imported(diff_id: &OciDigest) -> String {
-    stack(&[IMPORT_FORMAT.to_owned(), diff_id.hex().to_owned()])
+/// The key of a layer that came with a snapshot: of its content, and of whose it is.
+pub(super) fn imported(diff_id: &OciDigest, owner: &str) -> String {
+    stack(&[IMPORT_FORMAT.to_owned(), diff_id.hex().to_owned(), owner.to_owned()])
 }
 
 /// Has Debian's programs trust what was added.

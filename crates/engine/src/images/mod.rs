@@ -51,6 +51,8 @@ mod tests;
 pub use catalogue::{Addition, Freed, ImageState};
 #[cfg(test)]
 pub(crate) use oci::testing;
+#[cfg(feature = "fuzzing")]
+pub use oci::exercise;
 pub use oci::{OciConfig, OciLimits};
 pub use progress::BuildProgress;
 

@@ -248,7 +248,7 @@ impl Layout {
 }
 
 /// The manifest that an index names, for this host's platform where it names several.
-fn choose(index: &[u8], limits: &OciLimits) -> io::Result<Descriptor> {
+pub(super) fn choose(index: &[u8], limits: &OciLimits) -> io::Result<Descriptor> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Descriptor>,

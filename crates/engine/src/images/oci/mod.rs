@@ -12,6 +12,8 @@ mod client;
 mod credentials;
 mod decompress;
 mod download;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod exercise;
 pub(crate) mod layout;
 mod limits;
 mod manifest;
