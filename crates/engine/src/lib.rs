@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod agent;
+pub mod fail;
 pub mod fake;
 pub mod images;
 pub mod local;

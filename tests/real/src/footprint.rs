@@ -61,8 +61,17 @@ impl Footprint {
 
     /// Says what is not as it must be when exactly these boxes are there and ready; empty when all is.
     pub fn differences(&self, boxes: &BTreeSet<String>) -> Vec<String> {
+        self.differences_from(boxes, boxes)
+    }
+
+    /// Says what is not as it must be when exactly these boxes are there and of them exactly `awake` have processes, frozen ones
+    /// included; empty when all is.
+    pub fn differences_from(&self, all: &BTreeSet<String>, awake: &BTreeSet<String>) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (what, found) in [("cgroup", &self.cgroups), ("folder", &self.folders), ("socket", &self.sockets)] {
+        let boxes = awake;
+        for (what, found, boxes) in
+            [("cgroup", &self.cgroups, awake), ("folder", &self.folders, all), ("socket", &self.sockets, awake)]
+        {
             let orphans: Vec<_> = found.difference(boxes).collect();
             let missing: Vec<_> = boxes.difference(found).collect();
             if !orphans.is_empty() {

@@ -6,6 +6,7 @@
 //! boxes, stops, and leaves nothing; what a killed test has left is cleaned up by the next one in its lane.
 #![forbid(unsafe_code)]
 
+pub mod fail;
 pub mod footprint;
 pub mod http;
 pub mod init;
@@ -15,6 +16,7 @@ pub mod server;
 pub mod ssh;
 pub mod wait;
 
+pub use fail::FailPoints;
 pub use footprint::Footprint;
 pub use http::{Answer, Client, Connection};
 pub use lane::Lane;

@@ -226,6 +226,24 @@ impl Server {
         Ok(())
     }
 
+    /// Whether it has ended by itself, as one does that is armed with a fail point. Then it can be launched again.
+    ///
+    /// # Errors
+    /// Nobody knows.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let Some(child) = self.child.as_mut() else { return Ok(true) };
+        let ended = child.try_wait()?.is_some();
+        if ended {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Changes a setting for the next launch.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.insert(name, value.to_owned());
+    }
+
     /// Asks it to stop, by SIGTERM, and waits.
     ///
     /// # Errors

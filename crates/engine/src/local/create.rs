@@ -14,7 +14,7 @@ use boxyard_proto::{BoxId, SnapshotId};
 use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
-use super::step;
+use crate::fail;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
@@ -71,10 +71,10 @@ impl LocalEngine {
         let begin = async || {
             make_folder(&dir).map_err(|error| EngineError::of_disk("making the box's folder", error))?;
             record.write(&dir).map_err(|error| EngineError::of_disk("writing the box's record", error))?;
-            step::done("create: recorded");
+            fail::point("create: recorded");
             let budget = record.budget(&dir).map_err(broken("reading what the box was given"))?;
             let disk = storage.prepare(&spec.id, from.as_deref(), budget).await;
-            step::done("create: disk prepared");
+            fail::point("create: disk prepared");
             disk.map_err(|error| EngineError::of_disk("making the box's disk", error))
         };
         let begun = Instant::now();
@@ -102,7 +102,7 @@ impl LocalEngine {
         };
         let env = environment(&record.image_env, &spec.env);
         self.launch(waiting, plan, env).await?;
-        step::done("create: launched");
+        fail::point("create: launched");
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl LocalEngine {
         };
         let grouped = begun.elapsed();
         let pid = waiting.launch(&launch).await?;
-        step::done("create: running");
+        fail::point("create: running");
         tracing::debug!(id = %plan.id, pid, ?grouped, launched = ?begun.elapsed() - grouped, "box runs");
         Ok(())
     }

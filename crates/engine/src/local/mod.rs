@@ -34,7 +34,6 @@ mod record;
 mod remove;
 mod slots;
 mod snapshot;
-mod step;
 mod storage;
 mod trash;
 mod usage;

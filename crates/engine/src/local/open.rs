@@ -26,6 +26,7 @@ use super::storage::Storages;
 use super::trash::Trash;
 use super::{ImageSource, LocalConfig, LocalEngine, PATIENT};
 use crate::EngineError;
+use crate::fail;
 use crate::images::Images;
 
 impl LocalEngine {
@@ -53,10 +54,13 @@ impl LocalEngine {
         let tool = Arc::new(DiskTool::new(config.init.clone()));
         let storages = Storages::open(instance.data(), config.storage, config.pool_size, &tool, &trash).await;
         let storages = storages.map_err(broken("preparing the boxes' disks"))?;
+        fail::point("open: pool there");
         let launcher = Launcher::new(config.init);
         let host = Arc::new(Host::new(instance, cgroups, launcher, (config.uid_start, slots), trash, storages));
         host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
+        fail::point("open: builds ended");
         host.thaw_saving().map_err(broken("letting boxes go on after saves that were broken off"))?;
+        fail::point("open: saves undone");
         let network = NetworkConfig {
             range: config.network_range,
             deny: config.network_deny,
@@ -75,6 +79,7 @@ impl LocalEngine {
                 return Err(EngineError::broken("preparing the boxes' network", error));
             }
         };
+        fail::point("open: network made");
         if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
             tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }

@@ -21,7 +21,7 @@ use super::create::broken;
 use super::host::Host;
 use super::pause::Still;
 use super::record::{Record, SnapshotRecord};
-use super::step;
+use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
 
 /// Keeps a snapshot that is being made from being taken for one that was broken off.
@@ -52,20 +52,20 @@ impl LocalEngine {
         let saving = |doing: &'static str| move |error| EngineError::of_disk(doing, error);
         self.host.forget_snapshot(into).await.map_err(saving("removing an earlier attempt"))?;
         fs::DirBuilder::new().mode(0o700).create(&folder).map_err(saving("making the snapshot's folder"))?;
-        step::done("save: begun");
+        fail::point("save: begun");
 
         let begun = Instant::now();
         storage.flush(id, into).await.map_err(saving("writing out the box's files"))?;
-        step::done("save: flushed");
+        fail::point("save: flushed");
         let flushed = begun.elapsed();
         let still = Still::begin(&self.host, id).await.map_err(broken("freezing the box"))?;
-        step::done("save: frozen");
+        fail::point("save: frozen");
         let copied = storage.save(id, into).await;
-        step::done("save: copied");
+        fail::point("save: copied");
         still.end().await.map_err(broken("letting the box go on"))?;
         copied.map_err(saving("copying the box's disk"))?;
         tracing::debug!(%id, snapshot = %into, ?flushed, frozen = ?begun.elapsed() - flushed, "disk copied");
-        step::done("save: thawed");
+        fail::point("save: thawed");
 
         let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
         let snapshot = SnapshotRecord {
@@ -80,7 +80,7 @@ impl LocalEngine {
         let limited = self.limit_anew(id, &record, charged).await;
         limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
-        step::done("save: recorded");
+        fail::point("save: recorded");
         Ok(Saved { size_bytes })
     }
 
@@ -148,11 +148,11 @@ impl Host {
     async fn forget_snapshot(&self, id: &SnapshotId) -> io::Result<()> {
         let folder = self.snapshot(id);
         SnapshotRecord::remove(&folder)?;
-        step::done("drop: unrecorded");
+        fail::point("drop: unrecorded");
         for storage in self.storages.all() {
             storage.forget(id).await?;
         }
-        step::done("drop: removed");
+        fail::point("drop: removed");
         self.trash.throw(&folder)
     }
 

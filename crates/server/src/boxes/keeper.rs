@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ErrorKind, Resumed};
+use boxyard_engine::{EngineError, ErrorKind, Resumed, fail};
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -135,6 +135,7 @@ impl Keeper {
                 () = leaving.cancelled() => break,
                 result = ended(&mut self.deed) => {
                     self.deed = None;
+                    fail::point("deed: done");
                     self.hear_of_deed(result).await;
                 }
                 message = self.mailbox.recv() => match message {
@@ -524,6 +525,7 @@ impl Keeper {
                 Some(turn) => turn.acquire_owned().await.ok(),
                 None => None,
             };
+            fail::point("deed: begun");
             let id = &shared.fixed.id;
             let call = async {
                 let done = |()| Done::Plainly;

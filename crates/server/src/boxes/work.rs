@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use boxyard_engine::Engine;
 use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
+use boxyard_engine::fail;
 use boxyard_proto::RunId;
 use boxyard_proto::wire::{self, Exit, OnClose, User};
 use bytes::Bytes;
@@ -127,6 +128,7 @@ impl Work<'_> {
             () = self.leaving.cancelled() => Err(Ending::Left),
             job = starting => job.map_err(Ending::NotStarted),
         };
+        fail::point("run: begun");
         let ending = match job {
             Err(ending) => ending,
             Ok(job) => match self.follow(job, order.input, limit, Some(reply)).await {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxyard_engine::fail;
 use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -144,7 +145,11 @@ fn commit(db: &Db, batch: &mut Vec<Box<dyn Write>>) {
             }
             db.control("release one")?;
         }
-        db.control("commit")
+        db.control("commit")?;
+        for write in batch.iter() {
+            fail::point(write.doing());
+        }
+        Ok(())
     };
     let outcome = run(batch).map_err(Arc::new);
     if let Err(error) = &outcome {
@@ -159,6 +164,8 @@ fn commit(db: &Db, batch: &mut Vec<Box<dyn Write>>) {
 trait Write: Send {
     /// Does it, and says whether it went well.
     fn run(&mut self, db: &Db) -> bool;
+    /// What it is called.
+    fn doing(&self) -> &'static str;
     /// Tells the asker, given how the commit went.
     fn answer(self: Box<Self>, commit: &Result<(), Arc<rusqlite::Error>>);
 }
@@ -178,6 +185,10 @@ where
     fn run(&mut self, db: &Db) -> bool {
         self.result = self.write.take().map(|write| write(db));
         matches!(self.result, Some(Ok(_)))
+    }
+
+    fn doing(&self) -> &'static str {
+        self.doing
     }
 
     fn answer(self: Box<Self>, commit: &Result<(), Arc<rusqlite::Error>>) {

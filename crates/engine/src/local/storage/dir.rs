@@ -11,7 +11,7 @@ use boxyard_proto::disk::Disk;
 use boxyard_proto::{BoxId, SnapshotId};
 
 use super::{Budget, Storage, copy, walk};
-use crate::local::step;
+use crate::fail;
 use crate::local::trash::Trash;
 
 /// Disks in the folders of boxes and snapshots.
@@ -37,13 +37,13 @@ impl Folders {
                 self.trash.throw(&entry.path())?;
             }
         }
-        step::done("copy: begun");
+        fail::point("copy: begun");
         let copied = copy::copy(from, draft.clone()).await;
         if copied.is_err() {
             self.trash.throw(&draft)?;
         }
         copied?;
-        step::done("copy: half");
+        fail::point("copy: half");
         fs::rename(&draft, &into)
     }
 }

@@ -10,6 +10,7 @@ use boxyard_proto::disk::Order;
 use rustix::fs::statvfs;
 use tokio::process::Command;
 
+use crate::fail;
 use crate::local::disk::DiskTool;
 
 /// The pool's file in the data folder.
@@ -73,6 +74,7 @@ async fn create(data: &Path, image: &Path, size: Option<u64>) -> io::Result<()> 
     let draft = image.with_extension("img.new");
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.set_len(size)?;
+    fail::point("open: pool drafted");
     tracing::info!(size, file = %image.display(), "making a pool for boxes' disks; it takes only what boxes write");
     // One copy of everything: the file's own file system knows how to keep files.
     let made = Command::new(mkfs_program())
