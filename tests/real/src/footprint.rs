@@ -41,6 +41,10 @@ impl Footprint {
         let (start, end) = (lane.uids_start(), lane.uids_start() + BOXES_PER_LANE * UIDS_PER_BOX);
         let mut found = Self { mounts: mounts(&lane.data())?, routes: routes(lane)?, ..Self::default() };
         for (pid, status) in processes()? {
+            // It has ended, and the host's first process, whose child it has become, takes notice when it likes.
+            if status.contains("\nState:\tZ") {
+                continue;
+            }
             let uid =
                 status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
             let Some(uid) = uid.filter(|uid: &u32| (start..end).contains(uid)) else { continue };

@@ -108,6 +108,8 @@ impl Lane {
         }
         unmount_below(&self.data())?;
         self.end_leftovers()?;
+        // A disk of its own, if it has one.
+        unmount_below(&self.folder)?;
         fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
     }
 

@@ -6,6 +6,7 @@
 //! boxes, stops, and leaves nothing; what a killed test has left is cleaned up by the next one in its lane.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod fail;
 pub mod footprint;
 pub mod http;
@@ -16,6 +17,7 @@ pub mod server;
 pub mod ssh;
 pub mod wait;
 
+pub use disk::{FileSystem, PowerDisk};
 pub use fail::FailPoints;
 pub use footprint::Footprint;
 pub use http::{Answer, Client, Connection};

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::{Value, json};
 
+use crate::disk::{self, FileSystem, PowerDisk};
 use crate::http::{Answer, Client};
 use crate::lane::Lane;
 use crate::ssh::{Door, Ssh, reference};
@@ -86,8 +87,33 @@ impl Server {
         Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
-    fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
+    /// Starts a server whose data lie on a disk of its own.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes or make such disks, or the server does not get ready.
+    pub fn on_disk(file_system: FileSystem, settings: Settings) -> Result<(Self, PowerDisk)> {
         let lane = Lane::take()?;
+        let disk = PowerDisk::make(lane.folder(), file_system, &lane.data())?;
+        Ok((Self::start_in(lane, programs()?, settings, None)?, disk))
+    }
+
+    /// Starts a server on a copy of another's disk, in a place of its own beside it.
+    ///
+    /// # Errors
+    /// The copy cannot be mounted, or the server does not get ready.
+    pub fn on_copy(copy: &Path, settings: Settings) -> Result<Self> {
+        let lane = Lane::take()?;
+        disk::mount_copy(copy, &lane.data())?;
+        // Two instances on one host have two tags.
+        fs::remove_file(lane.data().join("instance"))?;
+        Self::start_in(lane, programs()?, settings, None)
+    }
+
+    fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
+        Self::start_in(Lane::take()?, programs, settings, ssh)
+    }
+
+    fn start_in(lane: Lane, programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
         lane.share_images(&programs)?;
         // Somebody else may take the port before the server does; then it says so and the test fails, which beats a fixed port.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;

@@ -14,6 +14,7 @@ use boxyard_proto::{BoxId, SnapshotId};
 use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
+use super::settle;
 use crate::fail;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
@@ -101,7 +102,15 @@ impl LocalEngine {
             disk,
         };
         let env = environment(&record.image_env, &spec.env);
+        let recorded = tokio::spawn(settle::record(dir.clone()));
         self.launch(waiting, plan, env).await?;
+        match recorded.await.map_err(io::Error::other).flatten() {
+            Ok(()) => self.host.settler.add(&spec.id, dir, folder.join("upper")),
+            Err(error) => {
+                self.host.end(&spec.id).await.map_err(broken("ending a box whose record was not written out"))?;
+                return Err(EngineError::of_disk("writing the box's record out", error));
+            }
+        }
         fail::point("create: launched");
         Ok(())
     }

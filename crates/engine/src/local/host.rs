@@ -13,6 +13,7 @@ use super::cgroup::Cgroups;
 use super::instance::Instance;
 use super::launcher::Launcher;
 use super::network::{interface, link};
+use super::settle::Settler;
 use super::slots::Slots;
 use super::storage::Storages;
 use super::trash::Trash;
@@ -25,6 +26,7 @@ pub(super) struct Host {
     pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
     pub(super) storages: Storages,
+    pub(super) settler: Arc<Settler>,
     uid_start: u32,
     slots: Mutex<Slots>,
     /// Throw-away boxes of image builds, which nobody is told of.
@@ -48,6 +50,7 @@ impl Host {
             launcher,
             trash,
             storages,
+            settler: Settler::new(),
             uid_start,
             slots: Mutex::new(slots),
             builds: Mutex::default(),

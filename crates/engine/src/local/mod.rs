@@ -32,6 +32,7 @@ mod open;
 mod pause;
 mod record;
 mod remove;
+mod settle;
 mod slots;
 mod snapshot;
 mod storage;
@@ -127,6 +128,7 @@ pub struct LocalEngine {
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
     _sweeper: AbortOnDropHandle<()>,
+    _settler: AbortOnDropHandle<()>,
 }
 
 /// Where images come from.

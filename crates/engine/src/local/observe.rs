@@ -11,6 +11,7 @@ use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::record::Record;
+use super::settle::is_settled;
 use crate::{EngineError, Observed, ObservedState};
 
 impl LocalEngine {
@@ -48,7 +49,7 @@ impl Host {
         let dir = self.instance.of(id);
         // A record that cannot be read is as good as none; the box's removal is what is left.
         let Ok(Some(record)) = Record::read(&dir) else { return Ok(ObservedState::Partial) };
-        if !self.storages.has(record.storage, id) {
+        if !self.storages.has(record.storage, id) && (is_settled(&dir) || self.storages.of(record.storage).is_err()) {
             return Ok(ObservedState::Partial);
         }
         // Not asked whether it accepts connections: the question would wait in its queue.

@@ -84,8 +84,10 @@ impl LocalEngine {
             tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
         let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
+        let settler = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.settler).work()));
+        host.settle_all().map_err(broken("reading the boxes' records"))?;
         let patience = Arc::new(Semaphore::new(PATIENT));
-        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweeper: sweeper })
+        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweeper: sweeper, _settler: settler })
     }
 
     /// Finishes what is under way in the background. Boxes that run go on; where there are none, what was prepared on the host is removed,
@@ -136,6 +138,20 @@ fn restore(instance: &Instance, count: u32) -> io::Result<Slots> {
 }
 
 impl Host {
+    /// Has the disks written out of boxes that an earlier server has not come to.
+    fn settle_all(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.instance.boxes())? {
+            let entry = entry?;
+            let Ok(id) = entry.file_name().to_string_lossy().parse::<BoxId>() else { continue };
+            if let Ok(Some(record)) = Record::read(&entry.path())
+                && let Ok(storage) = self.storages.of(record.storage)
+            {
+                self.settler.add(&id, entry.path(), storage.disk(&id).join("upper"));
+            }
+        }
+        Ok(())
+    }
+
     /// Ends boxes without a folder: throw-away boxes of builds that went down with their server, and what it was removing.
     async fn end_builds(&self, links: &Links) -> io::Result<()> {
         for id in self.known()? {

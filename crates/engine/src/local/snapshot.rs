@@ -87,6 +87,8 @@ impl LocalEngine {
     pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
         let removing = |error| EngineError::of_disk("removing the snapshot", error);
         let record = SnapshotRecord::read(&self.host.snapshot(id)).unwrap_or_default();
+        // A box whose disk a loss of power took would be made from it once more.
+        self.host.settler.now().await.map_err(removing)?;
         self.host.forget_snapshot(id).await.map_err(removing)?;
         match record.and_then(|record| record.source) {
             Some(source) => self.take_back(&source).await.map_err(removing),

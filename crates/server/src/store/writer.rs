@@ -11,6 +11,7 @@ use boxyard_engine::fail;
 use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::flush::Flusher;
 use super::sqlite::Db;
 use super::{StoreError, begin_thread};
 
@@ -64,11 +65,12 @@ enum Order {
 }
 
 impl Writer {
-    pub(super) fn start(db: Db) -> Result<Self, StoreError> {
+    /// Starts the thread; it tells `flusher` of what it has committed.
+    pub(super) fn start(db: Db, flusher: Option<Flusher>) -> Result<Self, StoreError> {
         let (queue, orders) = mpsc::channel(QUEUE_MAX);
         let (end, ended) = watch::channel(());
         begin_thread("store-write", move || {
-            work_off(&db, orders);
+            work_off(&db, flusher.as_ref(), orders);
             db.checkpoint();
             drop(db);
             drop(end);
@@ -117,7 +119,7 @@ impl Writer {
     }
 }
 
-fn work_off(db: &Db, mut orders: mpsc::Receiver<Order>) {
+fn work_off(db: &Db, flusher: Option<&Flusher>, mut orders: mpsc::Receiver<Order>) {
     let mut taken = Vec::with_capacity(BATCH_MAX);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while orders.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
@@ -128,6 +130,9 @@ fn work_off(db: &Db, mut orders: mpsc::Receiver<Order>) {
             }
         }
         commit(db, &mut batch);
+        if let Some(flusher) = flusher {
+            flusher.committed();
+        }
     }
 }
 

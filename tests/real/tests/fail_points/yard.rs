@@ -14,6 +14,9 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// Fail points that one deed may pass; one that passes more of them never ends.
 const POINTS_MAX: usize = 100;
 
+/// Takes what was prepared, and the answer if there was one.
+pub type After<'a> = dyn Fn(&Server, &Value, Option<&Answer>) -> Result<()> + 'a;
+
 /// One deed, and how to do it again and again.
 pub struct Deed<'a> {
     /// What it is called in messages.
@@ -23,7 +26,7 @@ pub struct Deed<'a> {
     /// Does it. The server may die meanwhile.
     pub act: &'a dyn Fn(&Server, &Value) -> Result<Answer>,
     /// Looks what has become of it, given the answer if there was one, does it again where it was broken off, and takes it back.
-    pub after: &'a dyn Fn(&Server, &Value, Option<&Answer>) -> Result<()>,
+    pub after: &'a After<'a>,
 }
 
 /// The server and what must not be lost.
@@ -80,6 +83,7 @@ impl Yard {
         for step in 1..POINTS_MAX {
             let at = self.step(deed, &format!("*:{step}"))?;
             if at.is_none() {
+                self.links_settle()?;
                 println!("{}: {} deaths, {:?}", deed.name, self.deaths - deaths, began.elapsed());
                 return Ok(());
             }
@@ -96,9 +100,13 @@ impl Yard {
         let answer = (deed.act)(&self.server, &given).ok();
         let at = self.outcome().with_context(|| about("waiting for its end"))?;
         let about = |doing: &str| format!("{}, died at {at:?} ({orders}): {doing}", deed.name);
+        let t = Instant::now();
         self.check().with_context(|| about("what was there before"))?;
+        let t1 = Instant::now();
         (deed.after)(&self.server, &given, answer.as_ref()).with_context(|| about("what has become of it"))?;
+        let t2 = Instant::now();
         self.settle().with_context(|| about("when it was done again"))?;
+        println!("    check {:?} after {:?} settle {:?}", t1 - t, t2 - t1, t2.elapsed());
         Ok(at)
     }
 
@@ -121,7 +129,9 @@ impl Yard {
         let died = died.context("the server ended, and not where it was told to")?;
         self.died.insert(died.clone());
         self.deaths += 1;
+        let t = Instant::now();
         self.server.launch().with_context(|| format!("starting after a death at {died}"))?;
+        println!("    {died}: launch {:?}", t.elapsed());
         Ok(Some(died))
     }
 
@@ -131,7 +141,16 @@ impl Yard {
         settled.with_context(|| format!("{:#?}", self.wrong()))
     }
 
-    /// What there is too much or too little of, or not done.
+    /// The links of boxes that are gone are gone too. The kernel takes them away when it has time, and is not waited for at each step.
+    fn links_settle(&self) -> Result<()> {
+        until("links to be gone", SETTLE, || {
+            let found = Footprint::of(self.server.lane())?;
+            Ok((found.interfaces.len() == found.cgroups.len() && found.routes.len() == found.cgroups.len())
+                .then_some(()))
+        })
+    }
+
+    /// What there is too much or too little of, or not done; links of boxes that are gone left out.
     fn wrong(&self) -> Result<Vec<String>> {
         let boxes = self.server.list()?;
         let found = Footprint::of(self.server.lane())?;
@@ -141,6 +160,7 @@ impl Yard {
         };
         let awake = boxes.iter().filter_map(has_processes).collect();
         let mut wrong = found.differences_from(&all, &awake);
+        wrong.retain(|wrong| !wrong.contains("network interfaces") && !wrong.contains("routes"));
         wrong.extend(
             boxes
                 .iter()
@@ -163,7 +183,7 @@ impl Yard {
         for id in &all {
             for entry in fs::read_dir(data.join("boxes").join(id)).into_iter().flatten() {
                 let name = entry?.file_name().to_string_lossy().into_owned();
-                if !["box.json", "saved.json", "upper", "work"].contains(&name.as_str()) {
+                if !["box.json", "saved.json", "settled", "upper", "work"].contains(&name.as_str()) {
                     wrong.push(format!("{id} has a file {name}"));
                 }
             }
@@ -217,6 +237,7 @@ impl Yard {
         ensure!(server.sh(copy, "cat file")? == "awake");
         server.delete(copy)?;
         pause(server, &self.frozen)?;
+        pause(server, &self.stopped)?;
         self.settle()
     }
 }

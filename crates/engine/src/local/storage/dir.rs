@@ -28,7 +28,8 @@ impl Folders {
     }
 
     /// Copies `from` into the folder `into`, which is there only when it is complete.
-    async fn copy(&self, from: PathBuf, into: PathBuf) -> io::Result<()> {
+    /// `safe`: also after a loss of power it is there only when it is complete.
+    async fn copy(&self, from: PathBuf, into: PathBuf, safe: bool) -> io::Result<()> {
         // A draft that was broken off may still be written to for a moment.
         let draft = into.with_file_name(format!("draft-{:016x}", rand::random::<u64>()));
         for entry in fs::read_dir(into.parent().unwrap_or(&into))? {
@@ -43,6 +44,9 @@ impl Folders {
             self.trash.throw(&draft)?;
         }
         copied?;
+        if safe {
+            copy::settle(draft.clone()).await?;
+        }
         fail::point("copy: half");
         fs::rename(&draft, &into)
     }
@@ -72,7 +76,7 @@ impl Storage for Folders {
         if let Some(from) = from
             && !upper.exists()
         {
-            self.copy(from.join("upper"), upper).await?;
+            self.copy(from.join("upper"), upper, true).await?;
         }
         // What overlay shows as the root of the box has the mode of `upper`.
         for name in ["upper", "work"] {
@@ -93,7 +97,7 @@ impl Storage for Folders {
         if upper.exists() {
             self.trash.throw(&upper)?;
         }
-        self.copy(self.disk(id).join("upper"), upper).await
+        self.copy(self.disk(id).join("upper"), upper, false).await
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
