@@ -135,7 +135,10 @@ fn names(folder: &Path, suffix: &str) -> Result<BTreeSet<String>> {
 }
 
 /// The folders named `boxyard-TAG` in all cgroup hierarchies, two levels deep.
-pub(crate) fn cgroups(tag: &str) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// The mounts cannot be read.
+pub fn cgroups(tag: &str) -> Result<Vec<PathBuf>> {
     let wanted = format!("boxyard-{tag}");
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let mut found = Vec::new();

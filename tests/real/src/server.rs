@@ -87,6 +87,14 @@ impl Server {
         Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
+    /// Starts a server from the programs in that folder.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn with_programs(programs: &Path, settings: Settings) -> Result<Self> {
+        Self::start_from(programs.to_owned(), settings, None)
+    }
+
     /// Starts a server whose data lie on a disk of its own.
     ///
     /// # Errors

@@ -14,7 +14,6 @@ use boxyard_proto::{BoxId, SnapshotId};
 use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
-use super::settle;
 use crate::fail;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
@@ -102,10 +101,10 @@ impl LocalEngine {
             disk,
         };
         let env = environment(&record.image_env, &spec.env);
-        let recorded = tokio::spawn(settle::record(dir.clone()));
+        let recorded = tokio::spawn(Record::settle(dir.clone()));
         self.launch(waiting, plan, env).await?;
         match recorded.await.map_err(io::Error::other).flatten() {
-            Ok(()) => self.host.settler.add(&spec.id, dir, folder.join("upper")),
+            Ok(()) => self.host.settler.add(&spec.id, dir, folder.clone()),
             Err(error) => {
                 self.host.end(&spec.id).await.map_err(broken("ending a box whose record was not written out"))?;
                 return Err(EngineError::of_disk("writing the box's record out", error));

@@ -70,6 +70,7 @@ fn subject(order: &Order) -> &Path {
     match order {
         Order::Mount { at, .. } | Order::Quotas { at, .. } => at,
         Order::Make(disk) => &disk.subvolume,
+        Order::Limit { subvolume, .. } => subvolume,
         Order::Flush { draft, .. } => draft,
         Order::Snapshot { into, .. } => into,
         Order::Destroy { subvolume } | Order::Measure { subvolume } => subvolume,

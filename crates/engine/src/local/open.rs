@@ -146,7 +146,7 @@ impl Host {
             if let Ok(Some(record)) = Record::read(&entry.path())
                 && let Ok(storage) = self.storages.of(record.storage)
             {
-                self.settler.add(&id, entry.path(), storage.disk(&id).join("upper"));
+                self.settler.add(&id, entry.path(), storage.disk(&id));
             }
         }
         Ok(())

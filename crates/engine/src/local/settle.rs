@@ -6,7 +6,7 @@
 //! that note and without a disk is as new, and is started with a new disk.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +45,7 @@ impl Settler {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the disk of a box written out soon, unless it is.
+    /// Has the disk of a box written out soon, unless it is: the folder `disk`, which lies beside those of all others of its kind.
     pub(super) fn add(&self, id: &BoxId, dir: PathBuf, disk: PathBuf) {
         if is_settled(&dir) {
             return;
@@ -88,7 +88,7 @@ impl Settler {
 fn settle(pending: &BTreeMap<BoxId, (PathBuf, PathBuf)>) -> io::Result<()> {
     let mut done: Vec<&Path> = Vec::new();
     for (_, disk) in pending.values() {
-        // All disks of one kind lie in one folder, on one file system.
+        // All disks of one kind lie in one folder, on one file system. This one may not be there.
         let folder = disk.parent().unwrap_or(disk);
         if !done.contains(&folder) {
             rustix::fs::syncfs(File::open(folder)?)?;
@@ -96,7 +96,7 @@ fn settle(pending: &BTreeMap<BoxId, (PathBuf, PathBuf)>) -> io::Result<()> {
         }
     }
     for (dir, disk) in pending.values() {
-        if !disk.exists() {
+        if !disk.join("upper").exists() {
             continue;
         }
         match File::create(dir.join(NOTE)) {
@@ -108,43 +108,31 @@ fn settle(pending: &BTreeMap<BoxId, (PathBuf, PathBuf)>) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the box's record in `dir`, and that there is such a box, is on the disk.
-pub(super) async fn record(dir: PathBuf) -> io::Result<()> {
-    let settle = move || {
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                File::open(entry.path())?.sync_all()?;
-            }
-        }
-        File::open(&dir)?.sync_all()?;
-        File::open(dir.parent().unwrap_or(&dir))?.sync_all()
-    };
-    tokio::task::spawn_blocking(settle).await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]
-    async fn a_disk_is_noted_when_it_is_written_out_and_only_while_it_is_there() {
+    async fn a_disk_is_noted_when_it_is_written_out_and_one_that_is_gone_is_no_failure() {
         let data = tempfile::tempdir().unwrap();
+        let (boxes, disks) = (data.path().join("boxes"), data.path().join("disks"));
+        fs::create_dir_all(&boxes).unwrap();
+        fs::create_dir_all(&disks).unwrap();
         let settler = Settler::new();
-        let make = |seed: u64, disk: bool| {
+        let [made, gone, removed] = [1, 2, 3].map(|seed| {
             let id = BoxId::from_entropy(seed);
-            let dir = data.path().join(id.as_str());
+            let (dir, disk) = (boxes.join(id.as_str()), disks.join(id.as_str()));
             fs::create_dir(&dir).unwrap();
-            if disk {
-                fs::create_dir(dir.join("upper")).unwrap();
-            }
-            settler.add(&id, dir.clone(), dir.join("upper"));
-            dir
-        };
-        let (made, gone, removed) = (make(1, true), make(2, false), make(3, true));
-        fs::remove_dir_all(&removed).unwrap();
-        record(made.clone()).await.unwrap();
+            fs::create_dir_all(disk.join("upper")).unwrap();
+            settler.add(&id, dir.clone(), disk.clone());
+            (dir, disk)
+        });
+        // By a loss of power.
+        fs::remove_dir_all(&gone.1).unwrap();
+        fs::remove_dir_all(&removed.0).unwrap();
         settler.now().await.unwrap();
-        assert_eq!([&made, &gone, &removed].map(|dir| is_settled(dir)), [true, false, false]);
+        assert_eq!([&made, &gone, &removed].map(|(dir, _)| is_settled(dir)), [true, false, false]);
     }
 }

@@ -41,6 +41,7 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
         Order::Mount { image, at } => pool::mount(&image, &at)?,
         Order::Quotas { at, enable } => return pool::quotas(&at, enable),
         Order::Make(disk) => make(&disk)?.finish()?,
+        Order::Limit { subvolume, limit } => subvolume::limit(&subvolume, limit)?,
         Order::Flush { subvolume, draft } => {
             subvolume::snapshot(&subvolume, &draft)?;
             subvolume::destroy(&draft)?;

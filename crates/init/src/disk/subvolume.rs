@@ -89,6 +89,16 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     Ok(Made { subvolume, limit })
 }
 
+/// Limits a subvolume that may be there.
+pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
+    let doing = || format!("limiting the subvolume {}", subvolume.display());
+    match open(subvolume) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).doing_with(doing),
+        Ok(subvolume) => sys::disks::btrfs_limit(subvolume.as_fd(), limit).doing_with(doing),
+    }
+}
+
 /// Makes a read-only copy, which is on the disk when this returns.
 pub fn snapshot(subvolume: &Path, into: &Path) -> Result<(), Trouble> {
     let doing = || format!("making the snapshot {}", into.display());

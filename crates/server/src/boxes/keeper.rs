@@ -338,7 +338,9 @@ impl Keeper {
     async fn hear_of_deed(&mut self, result: Result<Done, EngineError>) {
         match result {
             Ok(done) => {
-                if done == Done::Started {
+                // A stopped box that goes on was started by a server that was killed before it could note that.
+                let was_stopped = self.phase() == Phase::Resuming { from: Asleep::Stopped };
+                if done == Done::Started || was_stopped {
                     self.has_started().await;
                 }
                 self.hear(Report::Done, None).await;

@@ -169,11 +169,11 @@ impl Storage for Subvolumes {
 
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
         // Full quotas do not mind who else holds something.
-        if self.quotas != Quotas::Simple || !self.disk(id).exists() {
+        if self.quotas != Quotas::Simple {
             return Ok(());
         }
-        let disk = Disk { subvolume: self.disk(id), from: None, limit: budget.charge(self.quotas) };
-        self.tool.order(Order::Make(disk)).await.map(drop)
+        let Some(limit) = budget.charge(self.quotas) else { return Ok(()) };
+        self.tool.order(Order::Limit { subvolume: self.disk(id), limit }).await.map(drop)
     }
 
     async fn remove(&self, id: &BoxId) -> io::Result<()> {
