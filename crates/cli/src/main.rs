@@ -96,6 +96,10 @@ enum Command {
     /// What ssh asks when `boxyard ssh` has become it
     #[command(hide = true, name = askpass::KNOWN_HOSTS)]
     SshKnownHosts,
+    /// List the points at which tests kill the server
+    #[cfg(feature = "fail-points")]
+    #[command(hide = true)]
+    FailPoints,
 }
 
 fn main() -> ExitCode {
@@ -131,6 +135,8 @@ fn main() -> ExitCode {
         Command::SshKey(key) => client(key.run()),
         Command::SshToken(token) => client(token.run()),
         Command::SshKnownHosts => askpass::known_hosts(),
+        #[cfg(feature = "fail-points")]
+        Command::FailPoints => output::print(&boxyard_engine::fail::POINTS.join("\n")),
     };
     outcome.unwrap_or_else(|failure| {
         failure.tell();

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod agent;
 pub mod archive;
+pub mod fail;
 pub mod fake;
 pub mod images;
 pub mod local;

@@ -65,6 +65,13 @@ pub enum Order {
     },
     /// Makes a subvolume as a launch would.
     Make(Disk),
+    /// Limits a subvolume anew. One that is not there stays so: it may be removed at the same time.
+    Limit {
+        /// The subvolume.
+        subvolume: PathBuf,
+        /// Bytes that it may be charged for.
+        limit: u64,
+    },
     /// Writes out what the subvolume's files hold in memory, so that a [`Order::Snapshot`] soon after has little to write. Where that
     /// takes long it is done again, a few times: as much may have been written meanwhile.
     Flush {

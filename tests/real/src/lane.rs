@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::mount::UnmountFlags;
 
 /// Servers at once at most.
 const LANES: u32 = 8;
@@ -133,9 +134,26 @@ impl Lane {
         if !self.folder.exists() {
             return Ok(());
         }
-        unmount_below(&self.data())?;
+        unmount_below(&self.data(), UnmountFlags::empty())?;
         self.end_leftovers()?;
+        // A disk of its own, if it has one. Another lane may still have a copy of it.
+        unmount_below(&self.folder, UnmountFlags::DETACH)?;
         fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+
+    /// Does to what the lane's killed server has left what a restart of the host does: processes end, and whatever the kernel keeps for
+    /// them or for the server is gone. Files stay.
+    ///
+    /// # Errors
+    /// Something stays.
+    pub fn restart_host(&self) -> Result<()> {
+        self.end_leftovers()?;
+        let pool = self.data().join("pool");
+        match rustix::mount::unmount(&pool, UnmountFlags::empty()) {
+            // There is none.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+            unmounted => unmounted.context("unmounting the pool"),
+        }
     }
 
     /// Ends what a killed test may have left: processes of this lane's uids, their cgroups, the firewall table, the sockets.
@@ -165,7 +183,7 @@ impl Lane {
         let run = PathBuf::from(format!("/run/boxyard-{tag}"));
         if run.exists() {
             // A cgroup tree may be mounted there, which must not be taken for files.
-            unmount_below(&run)?;
+            unmount_below(&run, UnmountFlags::empty())?;
             fs::remove_dir_all(&run)?;
         }
         Ok(())
@@ -208,13 +226,12 @@ pub(crate) fn tag(data: &Path) -> Option<String> {
 }
 
 /// Unmounts everything below `folder`, the last mounted first.
-fn unmount_below(folder: &Path) -> Result<()> {
+fn unmount_below(folder: &Path, flags: UnmountFlags) -> Result<()> {
     let below = format!("{}/", folder.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below));
     for point in points.collect::<Vec<_>>().into_iter().rev() {
-        rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty())
-            .with_context(|| format!("unmounting {point}"))?;
+        rustix::mount::unmount(point, flags).with_context(|| format!("unmounting {point}"))?;
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod deaths;
+pub mod disk;
+pub mod fail;
 pub mod footprint;
 pub mod freezes;
 pub mod http;
@@ -18,6 +20,8 @@ pub mod ssh;
 pub mod wait;
 
 pub use deaths::Deaths;
+pub use disk::{FileSystem, PowerDisk};
+pub use fail::FailPoints;
 pub use footprint::Footprint;
 pub use freezes::Freezes;
 pub use http::{Answer, Client, Connection};

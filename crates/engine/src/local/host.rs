@@ -15,6 +15,7 @@ use super::cidr::Cidr;
 use super::instance::Instance;
 use super::launcher::Launcher;
 use super::network::{interface, link};
+use super::settle::Settler;
 use super::slots::Slots;
 use super::storage::Storages;
 use super::trash::Trash;
@@ -27,6 +28,7 @@ pub(super) struct Host {
     pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
     pub(super) storages: Storages,
+    pub(super) settler: Arc<Settler>,
     uid_start: u32,
     pub(super) range: Cidr,
     slots: Mutex<Slots>,
@@ -57,6 +59,7 @@ impl Host {
             launcher,
             trash,
             storages,
+            settler: Settler::new(),
             uid_start,
             range,
             slots: Mutex::new(slots),

@@ -32,9 +32,9 @@ mod open;
 mod pause;
 mod record;
 mod remove;
+mod settle;
 mod slots;
 mod snapshot;
-mod step;
 mod storage;
 mod sweep;
 mod trash;
@@ -130,7 +130,7 @@ pub struct LocalEngine {
     images: Arc<dyn ImageSource>,
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
-    _sweepers: [AbortOnDropHandle<()>; 2],
+    _tenders: [AbortOnDropHandle<()>; 3],
 }
 
 /// Where images come from.

@@ -11,6 +11,7 @@ use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::record::Record;
+use super::settle::is_settled;
 use crate::{EngineError, Observed, ObservedState};
 
 impl LocalEngine {
@@ -49,7 +50,8 @@ impl Host {
 
     async fn state(&self, id: &BoxId, record: Option<Record>) -> io::Result<ObservedState> {
         let Some(record) = record else { return Ok(ObservedState::Partial) };
-        if !self.storages.has(record.storage, id) {
+        let dir = self.instance.of(id);
+        if !self.storages.has(record.storage, id) && (is_settled(&dir) || self.storages.of(record.storage).is_err()) {
             return Ok(ObservedState::Partial);
         }
         // Not asked whether it accepts connections: the question would wait in its queue.

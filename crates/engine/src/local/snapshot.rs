@@ -25,7 +25,7 @@ use super::create::broken;
 use super::host::Host;
 use super::pause::Still;
 use super::record::{Record, SnapshotRecord};
-use super::step;
+use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
 
 /// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
@@ -59,20 +59,20 @@ impl LocalEngine {
         let saving = |doing: &'static str| move |error| EngineError::of_disk(doing, error);
         self.host.forget_snapshot(into).await.map_err(saving("removing an earlier attempt"))?;
         fs::DirBuilder::new().mode(0o700).create(&folder).map_err(saving("making the snapshot's folder"))?;
-        step::done("save: begun");
+        fail::point("save: begun");
 
         let begun = Instant::now();
         storage.flush(id, into).await.map_err(saving("writing out the box's files"))?;
-        step::done("save: flushed");
+        fail::point("save: flushed");
         let flushed = begun.elapsed();
         let still = Still::begin(&self.host, id).await.map_err(broken("freezing the box"))?;
-        step::done("save: frozen");
+        fail::point("save: frozen");
         let copied = storage.save(id, into).await;
-        step::done("save: copied");
+        fail::point("save: copied");
         still.end().await.map_err(broken("letting the box go on"))?;
         let charged = copied.map_err(saving("copying the box's disk"))?;
         tracing::debug!(%id, snapshot = %into, ?flushed, frozen = ?begun.elapsed() - flushed, "disk copied");
-        step::done("save: thawed");
+        fail::point("save: thawed");
 
         // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
         let (size_bytes, limited) = tokio::join!(storage.finish(into), self.limit_anew(id, &record, charged));
@@ -86,7 +86,7 @@ impl LocalEngine {
             source: Some(id.clone()),
         };
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
-        step::done("save: recorded");
+        fail::point("save: recorded");
         Ok(Saved { size_bytes })
     }
 
@@ -94,6 +94,8 @@ impl LocalEngine {
         let removing = |error| EngineError::of_disk("removing the snapshot", error);
         let record = SnapshotRecord::read(&self.host.snapshot(id)).unwrap_or_default();
         let imported = record.as_ref().is_some_and(|record| self.stands_on_imported(&record.layers));
+        // A box whose disk a loss of power took would be made from it once more.
+        self.host.settler.now().await.map_err(removing)?;
         self.host.forget_snapshot(id).await.map_err(removing)?;
         if imported {
             self.release_layers();
@@ -160,11 +162,11 @@ impl Host {
     async fn forget_snapshot(&self, id: &SnapshotId) -> io::Result<()> {
         let folder = self.snapshot(id);
         SnapshotRecord::remove(&folder)?;
-        step::done("drop: unrecorded");
+        fail::point("drop: unrecorded");
         for storage in self.storages.all() {
             storage.forget(id).await?;
         }
-        step::done("drop: removed");
+        fail::point("drop: removed");
         self.trash.throw(&folder)
     }
 

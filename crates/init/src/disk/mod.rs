@@ -43,6 +43,7 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
         Order::Grow { image, at } => pool::grow(&image, &at)?,
         Order::Quotas { at, enable } => return pool::quotas(&at, enable),
         Order::Make(disk) => make(&disk)?.finish()?,
+        Order::Limit { subvolume, limit } => subvolume::limit(&subvolume, limit)?,
         Order::Flush { subvolume, draft } => subvolume::flush(&subvolume, &draft)?,
         Order::Snapshot { subvolume, into } => {
             let charged = subvolume::snapshot(&subvolume, &into)?;

@@ -227,6 +227,9 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
         }
         _ => Quotas::Off,
     };
+    if enable == Quotas::Simple {
+        forget_groups(&folder).doing("removing quota groups of subvolumes that are gone")?;
+    }
     if on == Quotas::Full {
         // By default the kernel gives up counting when it frees a large subvolume: quicker, and the end of all limits.
         let threshold = format!("/sys/fs/btrfs/{id}/qgroups/drop_subtree_threshold");
@@ -244,6 +247,28 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
         }
     }
     Ok(Answer::Quotas { on, id })
+}
+
+/// Removes groups that nobody needs any more. The kernel does so when it frees a subvolume, but with simple quotas not while others hold
+/// what that one has written.
+fn forget_groups(folder: &std::os::fd::OwnedFd) -> io::Result<()> {
+    /// The ids of subvolumes begin here.
+    const FIRST: u64 = 256;
+    let mut first = FIRST;
+    loop {
+        let groups = sys::disks::btrfs_groups(folder.as_fd(), first)?;
+        let Some((last, _)) = groups.last() else { return Ok(()) };
+        first = last + 1;
+        for (id, _) in groups.iter().filter(|(_, charged)| *charged == 0) {
+            if sys::disks::btrfs_has_subvolume(folder.as_fd(), *id)? {
+                continue;
+            }
+            match sys::disks::btrfs_forget_group(folder.as_fd(), *id) {
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOENT)) => return Err(error),
+                _ => {}
+            }
+        }
+    }
 }
 
 fn open(folder: &Path) -> Result<std::os::fd::OwnedFd, Trouble> {

@@ -101,6 +101,16 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     Ok(Made { parent, limit })
 }
 
+/// Limits a subvolume that may be there.
+pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
+    let doing = || format!("limiting the subvolume {}", subvolume.display());
+    match open(subvolume) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).doing_with(doing),
+        Ok(subvolume) => sys::disks::btrfs_limit(subvolume.as_fd(), limit).doing_with(doing),
+    }
+}
+
 /// Writes out what the subvolume's files hold in memory, which making a copy of it does, while they are in use. What is written while
 /// that takes long is written out as well, unless it never becomes less.
 pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {

@@ -146,6 +146,52 @@ pub fn btrfs_charged(folder: BorrowedFd<'_>, subvolume: u64) -> io::Result<Optio
     Ok((page[8] & 0xFFFF_FFFF == 1).then_some(page[18]))
 }
 
+/// Some of the quota groups that subvolumes have or had, from the one with the id `first` on, with the bytes that each is charged for. None:
+/// there are no more.
+///
+/// # Errors
+/// What the kernel says.
+pub fn btrfs_groups(folder: BorrowedFd<'_>, first: u64) -> io::Result<Vec<(u64, u64)>> {
+    const QUOTA_TREE: u64 = 8;
+    const INFO: u64 = 242;
+    /// The first level: groups of single subvolumes.
+    const LAST: u64 = (1 << 48) - 1;
+    /// Words of an answer: an item's header, and the item.
+    const WORDS: usize = 4 + 5;
+    let mut page = Box::new([0; 512]);
+    page[..9].copy_from_slice(&[QUOTA_TREE, 0, 0, first, LAST, 0, u64::MAX, INFO | INFO << 32, u64::from(u32::MAX)]);
+    match btrfs(folder, const { btrfs_call(3, 17, 4096) }, &mut page) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        searched => searched?,
+    }
+    let count = usize::try_from(page[8] & 0xFFFF_FFFF).unwrap_or(0);
+    Ok(page[13..].chunks_exact(WORDS).take(count).map(|item| (item[2], item[5])).collect())
+}
+
+/// Whether there is a subvolume with this id, removed ones included that the kernel has not freed yet.
+///
+/// # Errors
+/// What the kernel says.
+pub fn btrfs_has_subvolume(folder: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+    const ROOT_TREE: u64 = 1;
+    const ROOT: u64 = 132;
+    let mut page = Box::new([0; 512]);
+    page[..9].copy_from_slice(&[ROOT_TREE, id, id, 0, u64::MAX, 0, u64::MAX, ROOT | ROOT << 32, 1]);
+    btrfs(folder, const { btrfs_call(3, 17, 4096) }, &mut page)?;
+    Ok(page[8] & 0xFFFF_FFFF == 1)
+}
+
+/// Removes the quota group of a subvolume that is gone.
+///
+/// # Errors
+/// What the kernel says; `EBUSY` when it is needed.
+pub fn btrfs_forget_group(folder: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    let mut page = Box::new([0; 512]);
+    // `struct btrfs_ioctl_qgroup_create_args`: 0 to remove it, and its id.
+    page[1] = id;
+    btrfs(folder, const { btrfs_call(1, 42, 16) }, &mut page)
+}
+
 /// Goes on adding up what the files of `folder`'s subvolume hold, from the file with the number `first` on. Returns how many files it
 /// came by, their bytes, and the number to go on with, or `None` when that was all.
 ///

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ErrorKind, Resumed};
+use boxyard_engine::{EngineError, ErrorKind, Resumed, fail};
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -151,6 +151,7 @@ impl Keeper {
                 () = leaving.cancelled() => break,
                 result = ended(&mut self.deed) => {
                     self.deed = None;
+                    fail::point("deed: done");
                     self.hear_of_deed(result).await;
                 }
                 message = self.mailbox.recv() => match message {
@@ -331,7 +332,9 @@ impl Keeper {
     async fn hear_of_deed(&mut self, result: Result<Done, EngineError>) {
         match result {
             Ok(done) => {
-                if done == Done::Started {
+                // A stopped box that goes on was started by a server that was killed before it could note that.
+                let was_stopped = self.phase() == Phase::Resuming { from: Asleep::Stopped };
+                if done == Done::Started || was_stopped {
                     self.has_started().await;
                 }
                 self.hear(Report::Done, None).await;
@@ -525,6 +528,7 @@ impl Keeper {
                 Some(turn) => turn.acquire_owned().await.ok(),
                 None => None,
             };
+            fail::point("deed: begun");
             let id = &shared.fixed.id;
             let call = async {
                 let done = |()| Done::Plainly;

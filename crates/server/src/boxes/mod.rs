@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxyard_engine::archive::ArchiveLimits;
-use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits};
+use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits, fail};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
 use boxyard_proto::api::runs::RunStatus;
@@ -365,6 +365,7 @@ impl Boxes {
         let place = place.inspect_err(|_| {
             self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
         })?;
+        fail::point("create: admitted");
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
         // Nothing is removed of a snapshot while a box is being made from it.
         let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));

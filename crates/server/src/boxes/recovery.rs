@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, Observed, ObservedState};
+use boxyard_engine::{EngineError, Observed, ObservedState, fail};
 use boxyard_proto::BoxId;
 use boxyard_proto::api::runs::RunStatus;
 use tokio::sync::{Semaphore, mpsc};
@@ -181,6 +181,7 @@ impl Boxes {
             timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
         let mut observed: HashMap<BoxId, Observed> =
             observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id.clone(), seen)).collect();
+        fail::point("recovery: observed");
         let rows = rows.into_iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
         // A box that is found as its save has left it is saved again; any other is judged as it was before.
@@ -190,6 +191,7 @@ impl Boxes {
         });
         let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
         let mut snapshots = self.yard.find_snapshots(&saved_again).await?;
+        fail::point("recovery: snapshots found");
         let mut mended = Mended { boxes: rows.len(), ..Mended::default() };
         let mut adopted = Vec::with_capacity(rows.len());
         for (row, phase) in rows {
@@ -198,17 +200,21 @@ impl Boxes {
             adopted.push(self.adopt(row, phase, seen, saving, &mut mended).await?);
         }
         mended.strays = observed.len();
+        fail::point("recovery: boxes adopted");
         // Before the keepers begin: none of them is to find idle what works.
         self.recover_runs(&mut mended).await?;
+        fail::point("recovery: runs found");
         for Adopted { kept, mailbox, before, place, saving } in adopted {
             let [removes, others] = &turns;
             let turn = if kept.phase() == Phase::Deleting { removes } else { others };
             Keeper::start(&self.yard, kept.shared, mailbox, before, place, Some(Arc::clone(turn)), saving);
         }
+        fail::point("recovery: keepers begun");
         snapshots.clear(&self.yard);
         mended.tell();
         self.yard.tasks.spawn(Arc::clone(&self.yard.relief).watch(self.yard.leaving.clone()));
         self.remove_strays(observed.into_keys().collect()).await;
+        fail::point("recovery: strays removed");
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
-use boxyard_engine::{Engine, EngineError, ErrorKind};
+use boxyard_engine::{Engine, EngineError, ErrorKind, fail};
 use boxyard_proto::RunId;
 use boxyard_proto::wire::{self, Exit, OnClose, User};
 use bytes::Bytes;
@@ -138,6 +138,7 @@ impl Work<'_> {
             () = self.leaving.cancelled() => Err(Ending::Left),
             job = starting => job,
         };
+        fail::point("run: begun");
         let ending = match job {
             Err(ending) => ending,
             Ok(job) => match self.follow(job, order.input, limit, Some(reply)).await {

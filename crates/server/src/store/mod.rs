@@ -18,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 mod account_env;
 mod accounts;
 mod boxes;
+mod flush;
 mod keys;
 mod logs;
 mod pruning;
@@ -40,6 +41,7 @@ pub use snapshots::{Inherits, Purpose, SnapshotRow, SnapshotState, Which};
 pub use ssh_keys::SshKeyRow;
 pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 
+use flush::Flusher;
 use readers::Readers;
 use sqlite::Db;
 use writer::{Failure, Writer};
@@ -57,7 +59,7 @@ pub struct StoreOptions {
 /// When an acknowledged write is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Synchronous {
-    /// From the end of the server, however it ends. A power cut may take the last moments, never more.
+    /// From the end of the server, however it ends. A power cut may take the last second, see [`flush`].
     #[default]
     Normal,
     /// From a power cut too, at the price of one disk flush for each commit.
@@ -95,7 +97,11 @@ impl Store {
             let db = Db::open(&path, &options, now_ms())?;
             let readers = (0..READERS).map(|_| Db::open_reader(&path)).collect::<Result<_, _>>()?;
             let shared = Arc::new(Shared { seq: AtomicI64::new(0), logs_dropped: AtomicU64::new(0) });
-            Ok(Self { writer: Writer::start(db)?, readers: Readers::start(readers)?, shared })
+            let flusher = match options.synchronous {
+                Synchronous::Normal => Some(Flusher::start(path)?),
+                Synchronous::Full => None,
+            };
+            Ok(Self { writer: Writer::start(db, flusher)?, readers: Readers::start(readers)?, shared })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::broken("opening the database", error))?
     }

@@ -232,3 +232,20 @@ async fn streams_work_again_after_a_restart() {
     let (_, chunks) = yard.client().stream(&format!("/v2/box/{id}/exec-stream"), body).await;
     assert_eq!(parts(&chunks).output, b"x\n");
 }
+
+#[tokio::test]
+async fn an_init_command_was_never_run_when_the_server_died_between_the_start_and_its_note() {
+    let mut yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.make(json!({"init_command": "echo hello"})).await;
+    client.logged(&id, "init: hello").await;
+    yard.down().await;
+    // The box was stopped, and this is what a server leaves that was killed when it had just been started.
+    let store = yard.store().await;
+    store.set_phase(box_id(&id), "resuming from stopped".into(), None, 1).await.expect("note the phase");
+    store.close().await;
+    yard.up().await;
+    let client = yard.client();
+    client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
+    client.until(&format!("/v2/box/{id}/logs"), |logs| logs.to_string().matches("init: hello").count() == 2).await;
+}

@@ -14,8 +14,8 @@ use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::Mutex;
 
 use super::{Budget, Storage, copy, entries, walk};
+use crate::fail;
 use crate::local::disk::DiskTool;
-use crate::local::step;
 
 /// How old sizes may be that are told. The file system's own books are older than that most of the time.
 const SIZES_AGE: Duration = Duration::from_secs(1);
@@ -125,9 +125,9 @@ impl Storage for Subvolumes {
         self.destroy(draft.clone()).await?;
         self.tool.order(Order::Make(Disk { subvolume: draft.clone(), ..disk.clone() })).await?;
         fs::remove_dir(draft.join("upper"))?;
-        step::done("copy: begun");
+        fail::point("copy: begun");
         copy::copy(from.join("upper"), draft.join("upper")).await?;
-        step::done("copy: half");
+        fail::point("copy: half");
         copy::settle(draft.clone()).await?;
         fs::rename(draft, subvolume)?;
         Ok(Some(disk))
@@ -185,11 +185,11 @@ impl Storage for Subvolumes {
 
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
         // Full quotas do not mind who else holds something.
-        if self.quotas != Quotas::Simple || !self.disk(id).exists() {
+        if self.quotas != Quotas::Simple {
             return Ok(());
         }
-        let disk = Disk { subvolume: self.disk(id), from: None, limit: budget.charge(self.quotas) };
-        self.tool.order(Order::Make(disk)).await.map(drop)
+        let Some(limit) = budget.charge(self.quotas) else { return Ok(()) };
+        self.tool.order(Order::Limit { subvolume: self.disk(id), limit }).await.map(drop)
     }
 
     async fn remove(&self, id: &BoxId) -> io::Result<()> {

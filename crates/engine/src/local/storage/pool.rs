@@ -12,6 +12,7 @@ use tokio::process::Command;
 use super::grow::lengthen;
 use super::room::Space;
 use super::superblock::Superblock;
+use crate::fail;
 use crate::local::disk::DiskTool;
 
 /// The pool's file in the data folder.
@@ -82,6 +83,7 @@ async fn create(data: &Path, image: &Path, size: Option<u64>) -> io::Result<()> 
     let draft = image.with_extension("img.new");
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.set_len(size)?;
+    fail::point("open: pool drafted");
     tracing::info!(size, file = %image.display(), "making a pool for boxes' disks; it takes only what boxes write");
     // One copy of everything: the file's own file system knows how to keep files.
     let made = Command::new(mkfs_program())

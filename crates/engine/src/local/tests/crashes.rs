@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use boxyard_proto::{BoxId, SnapshotId};
 
 use super::yard::{LIMITS, Yard, explain, open, spec};
+use crate::fail;
 use crate::images::ImagesConfig;
-use crate::local::step::STOP_AFTER;
 use crate::local::{LocalConfig, StorageChoice};
 use crate::{BoxSpec, Engine, ObservedState};
 
@@ -72,7 +72,7 @@ async fn die_after(yard: Yard, step: &str, storage: StorageChoice, deed: &Deed) 
         let died = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "local::tests::crashes::in_another_process", "--nocapture"])
             .env(ORDERS, serde_json::to_string(&orders).unwrap())
-            .env(STOP_AFTER, step)
+            .env(fail::VARIABLE, step)
             .stdin(Stdio::null())
             .output()
             .unwrap();
