@@ -42,6 +42,12 @@ pub const POINTS: &[&str] = &[
     "save: copied",
     "save: thawed",
     "save: recorded",
+    "import: received",
+    "import: begun",
+    "import: layer",
+    "import: unpacked",
+    "import: kept",
+    "import: recorded",
     "drop: unrecorded",
     "drop: removed",
     // The server.

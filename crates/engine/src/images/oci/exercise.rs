@@ -224,7 +224,8 @@ mod tests {
             let file = std::fs::File::create(dir.path().join("holes")).expect("a file");
             file.set_len(1 << 20).expect("a longer file");
             std::os::unix::fs::symlink("x".repeat(150), dir.path().join("l".repeat(120))).expect("a link");
-            let made = std::process::Command::new("tar").args(arguments).arg("-C").arg(dir.path()).args(["-c", "."]).output();
+            let made =
+                std::process::Command::new("tar").args(arguments).arg("-C").arg(dir.path()).args(["-c", "."]).output();
             made.expect("tar").stdout
         }
     }
@@ -248,7 +249,8 @@ mod tests {
     #[test]
     fn real_manifests_with_anything_changed_in_them_are_taken() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        let of = |size: u64| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size});
+        let of =
+            |size: u64| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size});
         let platform = json!({"architecture": manifest::architecture(), "os": "linux"});
         let labels = json!({layout::label::FORMAT: "1", layout::label::RUNTIME: "node", layout::label::SIZE: "small",
             layout::label::LAYERS: "[\"a\"]", layout::label::NAME: "ü"});

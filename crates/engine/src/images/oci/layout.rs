@@ -97,12 +97,7 @@ pub(crate) struct Stored {
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for what is no such archive, [`io::ErrorKind::StorageFull`]; else what source or kernel say.
-pub(crate) fn receive(
-    source: impl Read,
-    mut spool: Spool,
-    packed: u64,
-    stop: &AtomicBool,
-) -> io::Result<Layout> {
+pub(crate) fn receive(source: impl Read, mut spool: Spool, packed: u64, stop: &AtomicBool) -> io::Result<Layout> {
     let limits = OciLimits::default();
     // An archive that unpacks to nothing may be long, too.
     let source = source.take(packed.saturating_add(1));
@@ -138,7 +133,8 @@ pub(crate) fn receive(
     // What comes after the end counts and means nothing.
     archive.into_source().finish()?;
     let index = index.filter(|_| versioned);
-    let index = index.ok_or_else(|| wrong("this is no OCI image layout, or not all of it: index.json or oci-layout is missing"))?;
+    let index = index
+        .ok_or_else(|| wrong("this is no OCI image layout, or not all of it: index.json or oci-layout is missing"))?;
     Ok(Layout { file: Arc::new(spool.into_file()), blobs, index })
 }
 
@@ -233,7 +229,9 @@ impl Layout {
         let read = ImageConfig::read(&text, layers.len()).map_err(wrong)?;
         let (description, keys) = labels(&text).map_err(wrong)?;
         if layers.len() != keys.len() + 1 || keys.is_empty() {
-            return Err(wrong("it does not have the layers that a snapshot has: those of its image and one of the box's own"));
+            return Err(wrong(
+                "it does not have the layers that a snapshot has: those of its image and one of the box's own",
+            ));
         }
         let keys = keys.into_iter().map(Some).chain([None]);
         let mut stored = Vec::new();

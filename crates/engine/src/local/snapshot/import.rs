@@ -18,13 +18,13 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Making, TRANSFERS};
 use crate::archive::{ArchiveBytes, ArchiveLimits, Imported};
+use crate::fail;
 use crate::images::archive::{
     Allowance, Contents, Spool, StopOnDrop, Unpacking, blocking, receive, receiving, room, stack,
 };
 use crate::local::LocalEngine;
 use crate::local::create::broken;
 use crate::local::record::SnapshotRecord;
-use crate::local::step;
 use crate::{EngineError, ErrorKind, Saved};
 
 /// Ends when nobody waits for it any more: a thread that reads would not notice.
@@ -78,7 +78,7 @@ impl LocalEngine {
     ) -> Result<Imported, EngineError> {
         let stop = StopOnDrop::default();
         let contents = self.receive(archive, limits, &stop).await?;
-        step::done("import: received");
+        fail::point("import: received");
 
         let place = TRANSFERS.acquire().await.map_err(broken("waiting for a place to unpack the snapshot"))?;
         let making = |doing: &'static str| move |error| EngineError::of_disk(doing, error);
@@ -89,7 +89,7 @@ impl LocalEngine {
         let kind = self.host.storages.default_kind();
         let storage = self.host.storages.of(kind).map_err(broken("finding a place for the snapshot"))?;
         let upper = storage.receive(into).await.map_err(making("making the snapshot's disk"))?;
-        step::done("import: begun");
+        fail::point("import: begun");
         // Until the record names them, nothing else keeps the layers.
         let kept = self.images.keep().await?;
         let left = [&upper, self.host.instance.data()]
@@ -102,7 +102,7 @@ impl LocalEngine {
         let mut layers = Vec::new();
         for layer in image {
             layers.push(self.images.take_in(layer, &description.runtime, &unpacking).await?);
-            step::done("import: layer");
+            fail::point("import: layer");
         }
         if let Some(blob) = own.blob {
             let (into, unpacking) = (upper.clone(), unpacking.clone());
@@ -113,14 +113,14 @@ impl LocalEngine {
             });
             unpacked.await.map_err(|error| receiving("unpacking what the box has written", error))?;
         }
-        step::done("import: unpacked");
+        fail::point("import: unpacked");
         storage.received(into).await.map_err(making("keeping the snapshot's disk"))?;
-        step::done("import: kept");
+        fail::point("import: kept");
         let size_bytes = storage.finish(into).await.map_err(making("measuring the snapshot"))?;
         let layers = stack(layers);
         let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None };
         record.write(&self.host.snapshot(into)).map_err(making("writing the snapshot's record"))?;
-        step::done("import: recorded");
+        fail::point("import: recorded");
         drop(kept);
         tracing::info!(snapshot = %into, bytes = size_bytes, "snapshot unpacked");
         Ok(Imported { saved: Saved { size_bytes }, description })
