@@ -104,10 +104,14 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
 /// Limits a subvolume that may be there.
 pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
     let doing = || format!("limiting the subvolume {}", subvolume.display());
+    let (parent, _) = place(subvolume)?;
     match open(subvolume) {
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error).doing_with(doing),
-        Ok(subvolume) => sys::disks::btrfs_limit(subvolume.as_fd(), limit).doing_with(doing),
+        Ok(subvolume) => {
+            let id = sys::disks::btrfs_subvolume_id(subvolume.as_fd()).doing_with(doing)?;
+            sys::disks::btrfs_limit(parent.as_fd(), id, limit).doing_with(doing)
+        }
     }
 }
 
