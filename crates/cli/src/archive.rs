@@ -79,11 +79,7 @@ impl Export {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn write(
-        &self,
-        draft: &mut Option<Draft>,
-        cannot: impl Fn(io::Error) -> Failure,
-    ) -> Result<(), Failure> {
+    async fn write(&self, draft: &mut Option<Draft>, cannot: impl Fn(io::Error) -> Failure) -> Result<(), Failure> {
         let client = self.client.connect()?;
         let shown = Shown::begin("packing");
         let query: &[(&str, &str)] = if self.without_image { &[("image", "false")] } else { &[] };

@@ -215,9 +215,7 @@ fn an_exported_box_is_the_same_box_under_another_account_of_another_host() -> Re
     // What came along goes with the last that stands on it.
     boxyard(&server, &other, &["snapshot", "delete", &into])?;
     boxyard(&server, &other, &["delete", &copy])?;
-    until("the layers that came along to be gone", SETTLE, || {
-        Ok(imported_layers(&server)?.is_empty().then_some(()))
-    })?;
+    until("the layers that came along to be gone", SETTLE, || Ok(imported_layers(&server)?.is_empty().then_some(())))?;
     ensure!(server.sh(&mine, &look)? == seen, "it is another box");
     Ok(())
 }

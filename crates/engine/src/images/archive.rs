@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::Freed;
 use super::layer::imported;
+use super::oci::is_opaque;
 pub(crate) use super::oci::layout::{Contents, Stored, receive};
 use super::oci::packing::{self, Sum};
 pub(crate) use super::oci::packing::{Base, Packing, run as pack};
-use super::oci::is_opaque;
 use super::oci::reference::Digest;
 pub(crate) use super::oci::spool::{Spool, room};
 pub(crate) use super::oci::{Allowance, Unpacking};

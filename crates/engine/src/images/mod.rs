@@ -49,10 +49,10 @@ mod store;
 mod tests;
 
 pub use catalogue::{Addition, Freed, ImageState};
-#[cfg(test)]
-pub(crate) use oci::testing;
 #[cfg(feature = "fuzzing")]
 pub use oci::exercise;
+#[cfg(test)]
+pub(crate) use oci::testing;
 pub use oci::{OciConfig, OciLimits};
 pub use progress::BuildProgress;
 

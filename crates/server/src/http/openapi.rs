@@ -8,7 +8,9 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http as HttpAuth, HttpAuthS
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Http, account_env, archives, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage};
+use super::{
+    Http, account_env, archives, boxes, code, exec, health, labels, logs, pause, runs, snapshots, ssh, startup, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -392,7 +392,10 @@ async fn how_a_box_from_a_snapshot_lives_is_asked_for_and_never_inherited() {
                 client.post(path, body).await
             };
             let plain = make(json!({})).await.json();
-            assert_eq!((&plain["keep_alive"], plain.get("ephemeral"), plain.get("expires_at")), (&json!(false), None, None));
+            assert_eq!(
+                (&plain["keep_alive"], plain.get("ephemeral"), plain.get("expires_at")),
+                (&json!(false), None, None)
+            );
             assert_eq!(init(&plain["id"]).await, "");
             let alive = make(json!({"keep_alive": true, "init_command": "echo mine", "size": "medium"})).await.json();
             assert_eq!((&alive["keep_alive"], &alive["size"]), (&json!(true), &json!("medium")));

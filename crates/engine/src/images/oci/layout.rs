@@ -97,12 +97,7 @@ pub(crate) struct Stored {
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for what is no such archive, [`io::ErrorKind::StorageFull`]; else what source or kernel say.
-pub(crate) fn receive(
-    source: impl Read,
-    mut spool: Spool,
-    packed: u64,
-    stop: &AtomicBool,
-) -> io::Result<Layout> {
+pub(crate) fn receive(source: impl Read, mut spool: Spool, packed: u64, stop: &AtomicBool) -> io::Result<Layout> {
     let limits = OciLimits::default();
     // An archive that unpacks to nothing may be long, too.
     let source = source.take(packed.saturating_add(1));
@@ -138,7 +133,8 @@ pub(crate) fn receive(
     // What comes after the end counts and means nothing.
     archive.into_source().finish()?;
     let index = index.filter(|_| versioned);
-    let index = index.ok_or_else(|| wrong("this is no OCI image layout, or not all of it: index.json or oci-layout is missing"))?;
+    let index = index
+        .ok_or_else(|| wrong("this is no OCI image layout, or not all of it: index.json or oci-layout is missing"))?;
     Ok(Layout { file: Arc::new(spool.into_file()), blobs, index })
 }
 
@@ -233,7 +229,9 @@ impl Layout {
         let read = ImageConfig::read(&text, layers.len()).map_err(wrong)?;
         let (description, keys) = labels(&text).map_err(wrong)?;
         if layers.len() != keys.len() + 1 || keys.is_empty() {
-            return Err(wrong("it does not have the layers that a snapshot has: those of its image and one of the box's own"));
+            return Err(wrong(
+                "it does not have the layers that a snapshot has: those of its image and one of the box's own",
+            ));
         }
         let keys = keys.into_iter().map(Some).chain([None]);
         let mut stored = Vec::new();
@@ -287,16 +285,14 @@ pub(super) fn labels(config: &[u8]) -> Result<(Description, Vec<String>), String
     let text = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
     let keys: Vec<String> = serde_json::from_str(text(label::LAYERS))
         .map_err(|_| format!("its label {} is no list of texts", label::LAYERS))?;
-    let word = |name: &str| {
-        let word = text(name);
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let fine = (1..=63).contains(&word.len()) && word.chars().all(fits);
-        fine.then(|| word.to_owned()).ok_or_else(|| format!("its label {name} is none of the words that there are"))
-    };
+    let runtime = text(label::RUNTIME);
+    crate::images::recipe::name(runtime).map_err(|why| format!("its label {} {why}", label::RUNTIME))?;
+    // Hosts may have sizes of their own, and need not know this one.
+    let size: String = text(label::SIZE).chars().filter(char::is_ascii_graphic).take(63).collect();
     let name: String = text(label::NAME).chars().filter(|c| !c.is_control()).take(200).collect();
     let description = Description {
-        runtime: word(label::RUNTIME)?,
-        size: word(label::SIZE)?,
+        runtime: runtime.to_owned(),
+        size,
         name,
         source: text(label::BOX).parse::<BoxId>().ok(),
         created_at_ms: text(label::CREATED).parse().unwrap_or_default(),

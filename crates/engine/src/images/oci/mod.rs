@@ -142,7 +142,8 @@ impl Unpacker {
     /// Unpacks the archive at `blob` into the empty folder `into`.
     pub fn run(&self, blob: &Path, into: &Path, diff_id: &Digest) -> io::Result<()> {
         let root = OwnedFd::from(File::open(into)?);
-        let terms = Terms { allowance: self.allowance.clone(), entries: self.entries, rules: Rules::Image, stop: &self.stop };
+        let terms =
+            Terms { allowance: self.allowance.clone(), entries: self.entries, rules: Rules::Image, stop: &self.stop };
         let stats = unpack::unpack(File::open(blob)?, root, diff_id, &terms)?;
         tracing::debug!(%diff_id, entries = stats.entries, skipped = stats.skipped, "layer unpacked");
         Ok(())

@@ -104,7 +104,8 @@ struct Done {
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] for what no archive can hold, [`io::ErrorKind::StorageFull`]; else what the kernel says.
 pub(crate) fn run(packing: &Packing<'_>, mut spool: Spool) -> io::Result<Packed> {
-    let mut pack = Pack { spool: &mut spool, left: packing.bytes, left_out: 0, there: HashSet::new(), stop: packing.stop };
+    let mut pack =
+        Pack { spool: &mut spool, left: packing.bytes, left_out: 0, there: HashSet::new(), stop: packing.stop };
     let mut layers = Vec::new();
     for base in &packing.layers {
         layers.push(match (&base.known, packing.without_image) {
@@ -158,7 +159,9 @@ pub(crate) fn run(packing: &Packing<'_>, mut spool: Spool) -> io::Result<Packed>
     file("index.json", &index);
     if !packing.without_image {
         // What docker looks for where it does not know this layout.
-        let path = |digest: &Value| format!("blobs/sha256/{}", digest.as_str().unwrap_or_default().trim_start_matches("sha256:"));
+        let path = |digest: &Value| {
+            format!("blobs/sha256/{}", digest.as_str().unwrap_or_default().trim_start_matches("sha256:"))
+        };
         let paths: Vec<String> = layers.iter().map(|layer| path(&layer.descriptor["digest"])).collect();
         let of_docker = json!([{"Config": layout::blob_path(&Digest::of(&config)), "RepoTags": [], "Layers": paths}]);
         file("manifest.json", &serde_json::to_vec(&of_docker)?);

@@ -52,7 +52,11 @@ impl Path {
                 b"" | b"." => {}
                 b".." => return Err(refused(path, "leads out of its folder")),
                 // What marks a deleted file has its name and a little more.
-                part if part.len() > NAME_MAX && !(part.starts_with(WHITEOUT) && part.len() <= NAME_MAX + WHITEOUT.len()) => return Err(refused(path, "has a name that is too long")),
+                part if part.len() > NAME_MAX
+                    && !(part.starts_with(WHITEOUT) && part.len() <= NAME_MAX + WHITEOUT.len()) =>
+                {
+                    return Err(refused(path, "has a name that is too long"));
+                }
                 part => parts.push(CString::new(part).map_err(|_| refused(path, "has a NUL"))?),
             }
         }

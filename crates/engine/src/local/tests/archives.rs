@@ -14,8 +14,7 @@ use crate::{BoxSpec, Engine, EngineError, ErrorKind};
 
 const BOTH: [StorageChoice; 2] = [StorageChoice::Dir, StorageChoice::Btrfs];
 
-pub(super) const BOUNDS: ArchiveLimits =
-    ArchiveLimits { packed_bytes: 1 << 30, unpacked_bytes: 2 << 30, keep_free: 0 };
+pub(super) const BOUNDS: ArchiveLimits = ArchiveLimits { packed_bytes: 1 << 30, unpacked_bytes: 2 << 30, keep_free: 0 };
 
 fn new_id() -> SnapshotId {
     SnapshotId::from_entropy(rand::random())
@@ -188,7 +187,8 @@ async fn an_archive_that_is_broken_off_or_wrong_leaves_nothing() {
 
         // A link out of the tree leads to its own root, as it would for the box.
         let outside = format!("/outside-{:016x}", rand::random::<u64>());
-        let links = small_archive(&[("base", "")], &[("x -> /", ""), (&format!("x{outside}"), "in"), ("y -> ../../..", "")]);
+        let links =
+            small_archive(&[("base", "")], &[("x -> /", ""), (&format!("x{outside}"), "in"), ("y -> ../../..", "")]);
         let linked = new_id();
         import(&yard, &linked, links).await.map_err(explain).unwrap();
         assert!(!std::path::Path::new(&outside).exists());

@@ -211,7 +211,14 @@ async fn nothing_is_left_of_a_snapshot_whose_import_died_half_way() {
         let file = yard.config.data_dir.with_file_name("archive");
         let bytes = super::archives::small_archive(&[("etc/", ""), ("etc/base", "base")], &[("own", "own")]);
         std::fs::write(&file, bytes).unwrap();
-        let steps = ["import: received", "import: begun", "import: layer", "import: unpacked", "import: kept", "import: recorded"];
+        let steps = [
+            "import: received",
+            "import: begun",
+            "import: layer",
+            "import: unpacked",
+            "import: kept",
+            "import: recorded",
+        ];
         for step in steps {
             let id = SnapshotId::from_entropy(rand::random());
             yard = die_after(yard, step, storage, &Deed::Import(id.clone(), file.clone())).await;
@@ -229,7 +236,8 @@ async fn nothing_is_left_of_a_snapshot_whose_import_died_half_way() {
             let left = std::fs::read_dir(yard.config.data_dir.join("images/layers")).unwrap().count();
             assert_eq!(left, 0, "{step}");
             let spools = std::fs::read_dir(&yard.config.data_dir).unwrap();
-            let spools = spools.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("spool"));
+            let spools =
+                spools.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("spool"));
             assert_eq!(spools.count(), 0, "{step}");
         }
         yard.close().await;

@@ -60,9 +60,8 @@ fn odd_tree(top: &Path) {
     attribute(&top.join("z-other"), "user.a=b%", b"\0\n");
     let capability = [&[1, 0, 0, 2][..], &[0; 16]].concat();
     attribute(&top.join("z-other"), "security.capability", &capability);
-    let acl = |tag: u16, perm: u16, id: u32| {
-        [tag.to_le_bytes().as_slice(), &perm.to_le_bytes(), &id.to_le_bytes()].concat()
-    };
+    let acl =
+        |tag: u16, perm: u16, id: u32| [tag.to_le_bytes().as_slice(), &perm.to_le_bytes(), &id.to_le_bytes()].concat();
     let none = u32::MAX;
     let entries = [acl(1, 7, none), acl(2, 6, 1234), acl(4, 5, none), acl(16, 7, none), acl(32, 1, none)];
     attribute(&top.join("a/b"), "system.posix_acl_access", &[&[2, 0, 0, 0][..], &entries.concat()].concat());
