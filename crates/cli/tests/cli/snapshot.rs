@@ -63,7 +63,7 @@ fn an_export_has_its_name_when_it_is_whole_and_not_before() {
     let (code, out, err) = in_dir(&["snapshot", "export", &id]);
     assert_eq!((code, out.as_str()), (0, ""), "{err}");
     let file = format!("{id}.tar");
-    assert_eq!(names(), [file.clone()]);
+    assert_eq!(names(), std::slice::from_ref(&file));
     let path = dir.path().join(&file);
     assert_eq!(std::fs::read(&path).expect("a file"), b"an archive");
     assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o600);
@@ -71,7 +71,7 @@ fn an_export_has_its_name_when_it_is_whole_and_not_before() {
     let (code, _, err) = in_dir(&["snapshot", "export", &id, "-o", &file, "--without-image"]);
     assert_eq!(code, 1);
     assert!(err.contains("the archive broke off"), "{err}");
-    assert_eq!(names(), [file.clone()], "nothing of it is left");
+    assert_eq!(names(), std::slice::from_ref(&file), "nothing of it is left");
     assert_eq!(std::fs::read(&path).expect("a file"), b"an archive", "what was there stays");
 
     let (code, out, err) = in_dir(&["snapshot", "export", &id, "--output", "-"]);

@@ -159,12 +159,12 @@ impl Yard {
             }
         };
         let row = row(id.clone(), account, name, saved.size_bytes, description);
-        let stored = self.store.insert_snapshot(row.clone(), most).await;
-        if let Err(error) = stored {
+        if let Err(error) = self.store.insert_snapshot(row.clone(), most).await {
             self.clear(id);
-            return Err(match error {
-                StoreError::Full => BoxError::TooManySnapshots(most),
-                error => error.into(),
+            return Err(if matches!(error, StoreError::Full) {
+                BoxError::TooManySnapshots(most)
+            } else {
+                error.into()
             });
         }
         self.metrics.snapshots.inc();

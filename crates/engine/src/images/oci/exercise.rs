@@ -142,9 +142,9 @@ pub fn manifests(bytes: &[u8]) {
     // A chosen one is asked for by its digest, whatever else is said of it.
     let _ = layout::choose(bytes, &limits);
     if let Ok((description, _)) = layout::labels(bytes) {
-        for word in [&description.runtime, &description.size] {
-            assert!((1..=63).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'));
-        }
+        let runtime = &description.runtime;
+        assert!((1..=63).contains(&runtime.len()) && !runtime.starts_with('.') && !runtime.contains('/'));
+        assert!(description.size.len() <= 63 && description.size.bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(description.name.chars().count() <= 200 && !description.name.chars().any(char::is_control));
     }
     if let Ok(text) = str::from_utf8(bytes)

@@ -285,16 +285,14 @@ pub(super) fn labels(config: &[u8]) -> Result<(Description, Vec<String>), String
     let text = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
     let keys: Vec<String> = serde_json::from_str(text(label::LAYERS))
         .map_err(|_| format!("its label {} is no list of texts", label::LAYERS))?;
-    let word = |name: &str| {
-        let word = text(name);
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let fine = (1..=63).contains(&word.len()) && word.chars().all(fits);
-        fine.then(|| word.to_owned()).ok_or_else(|| format!("its label {name} is none of the words that there are"))
-    };
+    let runtime = text(label::RUNTIME);
+    crate::images::recipe::name(runtime).map_err(|why| format!("its label {} {why}", label::RUNTIME))?;
+    // Hosts may have sizes of their own, and need not know this one.
+    let size: String = text(label::SIZE).chars().filter(char::is_ascii_graphic).take(63).collect();
     let name: String = text(label::NAME).chars().filter(|c| !c.is_control()).take(200).collect();
     let description = Description {
-        runtime: word(label::RUNTIME)?,
-        size: word(label::SIZE)?,
+        runtime: runtime.to_owned(),
+        size,
         name,
         source: text(label::BOX).parse::<BoxId>().ok(),
         created_at_ms: text(label::CREATED).parse().unwrap_or_default(),

@@ -31,7 +31,7 @@ const BUFFER: usize = 256 * 1024;
 const ATTRIBUTE_MAX: usize = 64 * 1024;
 
 /// Bytes of paths of files with several names that are kept to find the others by, and about what keeping each takes besides.
-const LINKS_MAX: usize = 128 << 20;
+const LINKS_MAX: usize = 64 << 20;
 const LINKS_EACH: usize = 64;
 
 /// Bounds, and how to be stopped.
@@ -223,8 +223,11 @@ impl Visitor for Pack<'_> {
     }
 }
 
+/// Names and values.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The attributes of a file or folder that archives hold, in the order of their names, and whether overlay takes the folder for opaque.
-fn attributes(file: impl AsFd, path: &[u8]) -> io::Result<(Vec<(Vec<u8>, Vec<u8>)>, bool)> {
+fn attributes(file: impl AsFd, path: &[u8]) -> io::Result<(Attributes, bool)> {
     let mut list = vec![0; ATTRIBUTE_MAX];
     let length = match flistxattr(&file, &mut list[..]) {
         Err(Errno::OPNOTSUPP) | Ok(0) => return Ok((Vec::new(), false)),

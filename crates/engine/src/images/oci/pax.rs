@@ -94,7 +94,7 @@ impl Pax {
                     self.attribute(attribute.to_vec(), value.to_vec())?;
                 } else if let Some(encoded) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     // How libarchive stores what would break a record; what it says twice, it says the same.
-                    let padded = value.strip_suffix(b"==").or(value.strip_suffix(b"=")).unwrap_or(value);
+                    let padded = value.strip_suffix(b"==").or_else(|| value.strip_suffix(b"=")).unwrap_or(value);
                     if let (Some(name), Ok(value)) = (percent_decoded(encoded), BASE64_STANDARD_NO_PAD.decode(padded)) {
                         self.attribute(name, value)?;
                     }

@@ -21,7 +21,7 @@ const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::C
 const SORTED: usize = 65_536;
 
 /// Bytes of names of folders that wait to be entered, and about what keeping each takes besides.
-const WAITING_MAX: usize = 256 << 20;
+const WAITING_MAX: usize = 64 << 20;
 const WAITING_EACH: usize = 32;
 
 /// Who is told what there is.

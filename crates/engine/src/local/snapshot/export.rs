@@ -20,11 +20,12 @@ impl LocalEngine {
         let storage = self.host.storages.of(record.storage).map_err(broken("finding the snapshot's disk"))?;
         let upper = storage.saved(id).join("upper");
         let place = TRANSFERS.acquire().await.map_err(broken("waiting for a place to pack the snapshot"))?;
-        let packing = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => {
-                EngineError { kind: ErrorKind::Invalid, ..EngineError::broken("packing the snapshot", error) }
+        let packing = |error: std::io::Error| {
+            let doing = "packing the snapshot";
+            if error.kind() == std::io::ErrorKind::InvalidInput {
+                return EngineError { kind: ErrorKind::Invalid, ..EngineError::broken(doing, error) };
             }
-            _ => EngineError::of_disk("packing the snapshot", error),
+            EngineError::of_disk(doing, error)
         };
         let (folder, order, layers) = (self.host.instance.data().to_owned(), order.clone(), bases(&record.layers));
         let trees: Vec<_> = layers.iter().map(|base| base.tree.clone()).collect();

@@ -64,9 +64,8 @@ impl LocalEngine {
             tracing::warn!(snapshot = %into, %error, "cleaning up after a snapshot that could not be unpacked");
         }
         drop(making);
-        if imported.is_err() {
-            self.release_layers();
-        }
+        // Whether it came to something or not: what others left meanwhile could not be freed.
+        self.release_layers();
         imported
     }
 
