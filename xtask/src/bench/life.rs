@@ -19,7 +19,8 @@ const WRITE: &str = "head -c 1073741824 /dev/zero > /workspace/home/big && sync"
 /// Another file: btrfs writes one that is written over out when it is closed.
 const WRITE_ANEW: &str = "rm /workspace/home/big && head -c 1073741824 /dev/zero > /workspace/home/big";
 const WORK: &str = "while sleep 0.02; do date >> /workspace/home/work; done";
-const WRITE_ON: &str = "while :; do rm -f /workspace/home/more; head -c 1073741824 /dev/zero > /workspace/home/more; done";
+const WRITE_ON: &str =
+    "while :; do rm -f /workspace/home/more; head -c 1073741824 /dev/zero > /workspace/home/more; done";
 
 /// A box that works and has written a gigabyte: how long saving it takes, for how long it stands still, and how long its copies take.
 /// Then one that is paused and goes on.
