@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use boxyard_real_tests::fail::VARIABLE;
-use boxyard_real_tests::{Answer, Server, until};
+use boxyard_real_tests::{Answer, FailPoints, Server, until};
 use serde_json::{Value, json};
 
 use crate::yard::{Deed, Yard, made, pause, resume, snapshots};
@@ -464,7 +464,11 @@ fn keys(yard: &mut Yard) -> Result<()> {
 
 /// The start of a server that finds a box half made and another half deleted.
 pub fn starts(yard: &mut Yard) -> Result<()> {
-    for step in 1.. {
+    let during =
+        ["open: ", "store: open", "recovery: ", "deed: ", "create: ", "remove: ", "removing ", "noting a box's phase"];
+    let points = FailPoints::all()?.into_iter().filter(|name| during.iter().any(|during| name.starts_with(during)));
+    let mut deaths = 0;
+    for orders in points.chain(["none".to_owned()]) {
         let doomed = made(&yard.server, "doomed")?;
         yard.points.arm("create: disk prepared")?;
         let deleted = yard.server.delete(&doomed);
@@ -473,11 +477,11 @@ pub fn starts(yard: &mut Yard) -> Result<()> {
         until("the server to be gone", SETTLE, || Ok(yard.server.has_ended()?.then_some(())))?;
         yard.points.disarm()?;
 
-        yard.points.arm(&format!("*:{step}"))?;
+        yard.points.arm(&orders)?;
         // It dies before it is ready, or afterwards.
         let _ready = yard.server.launch();
-        let at = yard.outcome().with_context(|| format!("starting, armed with *:{step}"))?;
-        let about = || format!("the start died at {at:?} (*:{step})");
+        let at = yard.outcome().with_context(|| format!("starting, armed with {orders}"))?;
+        let about = || format!("the start died at {at:?} ({orders})");
         yard.check().with_context(about)?;
         let boxes = [named(&yard.server, "doomed")?, named(&yard.server, "new")?];
         ensure!(boxes[0].is_none() || deleted.is_err(), "{}: a deleted box is back", about());
@@ -489,10 +493,11 @@ pub fn starts(yard: &mut Yard) -> Result<()> {
         if at.is_none() {
             let told = yard.told()?;
             ensure!(!told.contains(" 0 with something to finish"), "the server does not say what it mended: {told}");
-            println!("start: {step} steps");
-            return Ok(());
+        } else {
+            deaths += 1;
         }
     }
+    println!("start: {deaths} deaths");
     Ok(())
 }
 
@@ -587,6 +592,7 @@ fn made_short(yard: &mut Yard, body: &Value, orders: &str) -> Result<()> {
 /// Where disks are copied file by file.
 pub fn copies(yard: &mut Yard) -> Result<()> {
     let awake = yard.awake.clone();
+    yard.only = vec!["copy: begun", "copy: half"];
     saving(yard, &awake)?;
     making_from(yard)
 }
@@ -594,7 +600,9 @@ pub fn copies(yard: &mut Yard) -> Result<()> {
 /// A server that finds nothing at all, and dies while it makes what it needs.
 pub fn at_first_start(yard: &mut Yard) -> Result<()> {
     let ids = yard.server.ids()?;
+    yard.server.call("DELETE", "/v2/box/snapshots?all=true", None)?.ok()?;
     yard.server.call("DELETE", "/v2/box", Some(&json!({ "ids": ids })))?.ok()?;
+    yard.settle()?;
     yard.server.stop()?;
     let data = yard.server.lane().data();
     for entry in fs::read_dir(&data)? {
@@ -610,7 +618,7 @@ pub fn at_first_start(yard: &mut Yard) -> Result<()> {
     for orders in points.into_iter().chain(["store: open", "adding a key"]) {
         yard.points.arm(orders)?;
         ensure!(yard.server.launch().is_err(), "{orders}: it does not die");
-        ensure!(yard.server.has_ended()?, "{orders}: it does not die");
+        until("the server to be gone", SETTLE, || Ok(yard.server.has_ended()?.then_some(())))?;
         yard.died.extend(yard.points.disarm()?);
     }
     yard.server.launch()?;

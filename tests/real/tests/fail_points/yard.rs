@@ -33,6 +33,8 @@ pub struct Deed<'a> {
 pub struct Yard {
     pub server: Server,
     pub points: FailPoints,
+    /// Where deeds are died in; empty for every step of them.
+    pub only: Vec<&'static str>,
     /// Names of the points where it has died.
     pub died: BTreeSet<String>,
     /// Runs, and has a process in the background.
@@ -72,13 +74,31 @@ impl Yard {
         let snapshot = server.call("POST", &format!("/v2/box/{awake}/snapshots"), Some(&json!({"name": "kept"})))?;
         let snapshot = snapshot.ok()?["id"].as_str().context("no id")?.to_owned();
         let died = BTreeSet::new();
-        let mut yard = Self { server, points, died, awake, frozen, stopped, snapshot, background, deaths: 0, told: 0 };
+        let mut yard = Self {
+            server,
+            points,
+            died,
+            only: Vec::new(),
+            awake,
+            frozen,
+            stopped,
+            snapshot,
+            background,
+            deaths: 0,
+            told: 0,
+        };
         yard.check().context("before the first deed")?;
         Ok(yard)
     }
 
     /// Does the deed, dying at each of its steps.
     pub fn walk(&mut self, deed: &Deed<'_>) -> Result<()> {
+        for orders in self.only.clone() {
+            self.step(deed, orders)?;
+        }
+        if !self.only.is_empty() {
+            return self.links_settle();
+        }
         let (began, deaths) = (Instant::now(), self.deaths);
         for step in 1..POINTS_MAX {
             let at = self.step(deed, &format!("*:{step}"))?;
@@ -100,13 +120,9 @@ impl Yard {
         let answer = (deed.act)(&self.server, &given).ok();
         let at = self.outcome().with_context(|| about("waiting for its end"))?;
         let about = |doing: &str| format!("{}, died at {at:?} ({orders}): {doing}", deed.name);
-        let t = Instant::now();
         self.check().with_context(|| about("what was there before"))?;
-        let t1 = Instant::now();
         (deed.after)(&self.server, &given, answer.as_ref()).with_context(|| about("what has become of it"))?;
-        let t2 = Instant::now();
         self.settle().with_context(|| about("when it was done again"))?;
-        println!("    check {:?} after {:?} settle {:?}", t1 - t, t2 - t1, t2.elapsed());
         Ok(at)
     }
 
@@ -129,9 +145,7 @@ impl Yard {
         let died = died.context("the server ended, and not where it was told to")?;
         self.died.insert(died.clone());
         self.deaths += 1;
-        let t = Instant::now();
         self.server.launch().with_context(|| format!("starting after a death at {died}"))?;
-        println!("    {died}: launch {:?}", t.elapsed());
         Ok(Some(died))
     }
 
