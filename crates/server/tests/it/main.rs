@@ -12,6 +12,7 @@ mod code;
 mod connections;
 mod death;
 mod exec;
+mod idle;
 mod labels;
 mod life;
 mod logs;
