@@ -63,6 +63,57 @@ fn a_fork_bomb_stays_in_its_box() -> Result<()> {
     Ok(())
 }
 
+/// What takes all that it can get: of processes, of memory, of disk, of CPU time.
+const OFFENDERS: [&str; 4] = [
+    "bomb() { bomb | bomb & }; bomb 2> /dev/null; exec sleep 4754",
+    "while :; do python3 -c 'x = []\nwhile True: x.append(b\"x\" * (1 << 20))'; done",
+    "while :; do cat /dev/zero > fill; done",
+    "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait",
+];
+
+#[test]
+fn boxes_that_take_all_they_can_get_get_their_share_and_their_neighbour_works() -> Result<()> {
+    let server = Server::with(Settings::from([
+        ("BOXYARD_SIZES_SMALL_CPUS", "0.5".to_owned()),
+        ("BOXYARD_SIZES_SMALL_MEMORY", "256MiB".to_owned()),
+        ("BOXYARD_SIZES_SMALL_PIDS", "200".to_owned()),
+        ("BOXYARD_SIZES_SMALL_DISK", "200MB".to_owned()),
+        ("BOXYARD_STORAGE_KIND", "btrfs".to_owned()),
+    ]))?;
+    let neighbour = server.create()?;
+    let mut offenders = Vec::new();
+    for offence in OFFENDERS {
+        let id = server.create()?;
+        server.begin(&id, offence)?;
+        offenders.push(id);
+    }
+    let usage = |id: &String| server.call("GET", &format!("/v2/box/{id}/usage"), None)?.ok();
+    let reached = |id: &String, name: &str, least: u64| {
+        until(name, Duration::from_secs(120), || Ok((usage(id)?[name].as_u64() >= Some(least)).then_some(())))
+    };
+    reached(&offenders[0], "pids", 190)?;
+    reached(&offenders[1], "oom_kills", 2)?;
+    reached(&offenders[2], "disk_bytes", 150_000_000)?;
+    reached(&offenders[3], "cpu_ns", 2_000_000_000)?;
+    for _ in 0..20 {
+        ensure!(server.sh(&neighbour, "echo works | tee file; sync file")? == "works");
+    }
+    for id in &offenders {
+        let used = usage(id)?;
+        let within = |name: &str, most: u64| used[name].as_u64() <= Some(most);
+        ensure!(
+            within("pids", 200) && within("memory_bytes", 256 << 20) && within("disk_bytes", 220_000_000),
+            "{used}"
+        );
+    }
+    // Each can still be got rid of.
+    for id in &offenders {
+        server.delete(id)?;
+    }
+    ensure!(server.ids()? == [neighbour].into());
+    Ok(())
+}
+
 #[test]
 fn cpu_time_is_what_the_size_says() -> Result<()> {
     let server = Server::with(Settings::from([("BOXYARD_SIZES_SMALL_CPUS", "0.5".to_owned())]))?;

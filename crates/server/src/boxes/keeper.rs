@@ -420,7 +420,10 @@ impl Keeper {
             }
             if next == Phase::Ready {
                 self.halt = Halt::Paused;
-                self.clock.idle_since = Instant::now();
+                // That it was saved, or could not be paused, is no work in it.
+                if matches!(phase, Phase::Creating | Phase::Resuming { .. }) {
+                    self.clock.idle_since = Instant::now();
+                }
                 self.begin_startup();
             } else if next == Phase::Stopped || next == Phase::Failed {
                 self.startup = None;

@@ -13,6 +13,7 @@ mod code;
 mod connections;
 mod death;
 mod exec;
+mod idle;
 mod labels;
 mod life;
 mod logs;
