@@ -29,8 +29,9 @@ fn until_all(client: &mut Client, words: &[&str]) -> String {
             seen.push_str(&client.until(word));
         }
     }
-    // A number may follow the last word.
-    if !seen.ends_with('\n') {
+    // A number may follow the last word, and a prompt the number.
+    let whole = |word: &&str| seen.rsplit(word).next().is_some_and(|rest| rest.contains('\n'));
+    if !words.iter().all(whole) {
         seen.push_str(&client.until("\n"));
     }
     seen
