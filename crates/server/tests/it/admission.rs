@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use boxyard_engine::fake::Call;
-use boxyard_engine::{DiskRoom, Engine, ErrorKind};
+use boxyard_engine::{DiskRoom, Engine, ErrorKind, ObservedState};
 use boxyard_server::config::Factor;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -211,4 +211,51 @@ async fn a_stopped_box_leaves_its_memory_to_others_and_waits_for_it() {
     };
     tokio::time::timeout(PATIENCE, worked).await.expect("it gets its memory back");
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+}
+
+impl Client {
+    async fn freeze(&self, id: &str) {
+        let answer = self.post(&format!("/v2/box/{id}/pause"), json!({})).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_would_be_refused_for_memory_gets_that_of_the_box_paused_longest() {
+    let yard = for_four().await;
+    let client = yard.client();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(client.new_box().await);
+    }
+    client.freeze(&ids[1]).await;
+    client.freeze(&ids[0]).await;
+    // No box loses its processes for one that does not fit in any case.
+    let large = json!({"size": "large"});
+    client.refused(Method::POST, "/v2/box", large, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+    let state = |n: usize| yard.engine.state(&box_id(&ids[n])).expect("it is there");
+    assert_eq!([state(0), state(1)], [ObservedState::Frozen; 2]);
+
+    client.new_box().await;
+    assert_eq!([state(0), state(1)], [ObservedState::Frozen, ObservedState::Stopped]);
+    // Work in the stopped one needs memory as a new one does.
+    assert_eq!(client.sh(&ids[1], "echo on").await["output"], "on\n");
+    assert_eq!([state(0), state(1)], [ObservedState::Stopped, ObservedState::Running]);
+    for id in &ids[..2] {
+        let log = client.get(&format!("/v2/box/{id}/logs")).await.text();
+        assert!(log.contains("stopped: the host was short of memory"), "{log}");
+    }
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+}
+
+#[tokio::test]
+async fn many_creates_at_once_take_the_memory_of_as_many_paused_boxes() {
+    let yard = for_four().await;
+    let client = yard.client();
+    for _ in 0..4 {
+        let id = client.new_box().await;
+        client.freeze(&id).await;
+    }
+    let (made, others) = creates(&client, 10).await;
+    assert_eq!((made, others.len()), (4, 6), "{others:?}");
 }
