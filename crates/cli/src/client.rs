@@ -170,9 +170,12 @@ impl Client {
 
     /// Sends an ordinary request and reads the JSON of its answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
-        let answer = self.send(request.timeout(CALL_DEADLINE)).await?;
-        let bytes = read(answer).await?;
-        serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
+        read_json(self.send(request.timeout(CALL_DEADLINE)).await?).await
+    }
+
+    /// Sends a request that may take as long as it likes and reads the JSON of its answer.
+    pub(crate) async fn call_patiently<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        read_json(self.send(request).await?).await
     }
 
     /// Sends a request and returns when the answer's headers are there and say that all is well.
@@ -191,6 +194,11 @@ impl Client {
         };
         Err(Failure::plain(text))
     }
+}
+
+async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+    let bytes = read(answer).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
 }
 
 async fn read(mut answer: Response) -> Result<Vec<u8>, Failure> {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod archive;
 mod askpass;
 mod attach;
 mod client;
@@ -26,6 +27,7 @@ mod list;
 mod logs;
 mod output;
 mod pause;
+mod poll;
 mod serve;
 mod signals;
 mod snapshot;
@@ -57,8 +59,8 @@ enum Command {
     /// Build and list images, on the server's host
     #[command(subcommand)]
     Image(image::Image),
-    /// Say what this host lacks to run boxes, and how to mend it
-    Doctor(data::DataOptions),
+    /// Say what this host lacks to run boxes, and how to mend it; let the pool of boxes' disks grow
+    Doctor(doctor::Doctor),
     /// Make a box and print its id
     Create(create::Create),
     /// List boxes
@@ -100,6 +102,10 @@ enum Command {
     /// What ssh asks when `boxyard ssh` has become it
     #[command(hide = true, name = askpass::KNOWN_HOSTS)]
     SshKnownHosts,
+    /// List the points at which tests kill the server
+    #[cfg(feature = "fail-points")]
+    #[command(hide = true)]
+    FailPoints,
 }
 
 fn main() -> ExitCode {
@@ -118,7 +124,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Key(key) => client(key.run()),
         Command::Image(image) => client(image.run()),
-        Command::Doctor(data) => doctor::run(&data),
+        Command::Doctor(doctor) => client(doctor.run()),
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
@@ -137,6 +143,8 @@ fn main() -> ExitCode {
         Command::SshKey(key) => client(key.run()),
         Command::SshToken(token) => client(token.run()),
         Command::SshKnownHosts => askpass::known_hosts(),
+        #[cfg(feature = "fail-points")]
+        Command::FailPoints => output::print(&boxyard_engine::fail::POINTS.join("\n")),
     };
     outcome.unwrap_or_else(|failure| {
         failure.tell();

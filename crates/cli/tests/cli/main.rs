@@ -2,10 +2,12 @@
 
 mod attach;
 mod boxes;
+mod doctor;
 mod env;
 mod exec;
 mod image;
 mod keys;
+mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;

@@ -34,6 +34,13 @@ pub(super) fn look(yard: &Arc<Yard>, shared: &Arc<Shared>, exit: Exit) {
     });
 }
 
+/// As [`look`] of a box that has died; returns when it is known.
+pub(super) async fn count(yard: &Yard, shared: &Shared) {
+    if let Ok(Ok(usage)) = timeout(DEADLINE, yard.engine.usage(&shared.fixed.id)).await {
+        note(yard, shared, usage.oom_kills);
+    }
+}
+
 fn note(yard: &Yard, shared: &Shared, kills: u64) {
     let before = shared.oom_kills.fetch_max(kills, Ordering::AcqRel);
     if kills <= before {

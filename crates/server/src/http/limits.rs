@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::error::ApiError;
 
 /// How long a client may be silent in the middle of a body.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a whole body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes of a body over the cap that are read and dropped, because many clients see the refusal only when they have sent everything.
@@ -37,19 +37,23 @@ pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, Api
     };
     // Who asks before sending has not sent anything yet.
     if all.as_ref().is_err_and(ApiError::is_about_length) && !(too_long && asks_first) {
-        // Whatever comes of it, the refusal is the answer.
-        let _ = timeout(DROP_DEADLINE, drop_rest(&mut body)).await;
+        drop_rest(&mut body).await;
     }
     all
 }
 
-async fn drop_rest(body: &mut Body) {
-    let mut dropped = 0;
-    while dropped < DROPPED_MAX
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        dropped += frame.data_ref().map_or(0, Bytes::len);
-    }
+/// Reads and drops some of what follows of a body that is refused.
+pub(super) async fn drop_rest(body: &mut Body) {
+    let dropping = async {
+        let mut dropped = 0;
+        while dropped < DROPPED_MAX
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whatever comes of it, the refusal is the answer.
+    let _ = timeout(DROP_DEADLINE, dropping).await;
 }
 
 async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, ApiError> {

@@ -19,6 +19,7 @@ mod account_env;
 mod accounts;
 mod boxes;
 mod claims;
+mod flush;
 mod keys;
 mod log_followers;
 mod logs;
@@ -46,6 +47,7 @@ pub use snapshots::{Inherits, Purpose, SnapshotRow, SnapshotState, Which};
 pub use ssh_keys::SshKeyRow;
 pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 
+use flush::Flusher;
 use log_followers::LogFollowers;
 use readers::Readers;
 use sqlite::Db;
@@ -64,7 +66,7 @@ pub struct StoreOptions {
 /// When an acknowledged write is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Synchronous {
-    /// From the end of the server, however it ends. A power cut may take the last moments, never more.
+    /// From the end of the server, however it ends. A power cut may take the last second, see [`flush`].
     #[default]
     Normal,
     /// From a power cut too, at the price of one disk flush for each commit.
@@ -107,7 +109,11 @@ impl Store {
                 logs_dropped: AtomicU64::new(0),
                 log_followers: Arc::default(),
             });
-            Ok(Self { writer: Writer::start(db)?, readers: Readers::start(readers)?, shared })
+            let flusher = match options.synchronous {
+                Synchronous::Normal => Some(Flusher::start(path)?),
+                Synchronous::Full => None,
+            };
+            Ok(Self { writer: Writer::start(db, flusher)?, readers: Readers::start(readers)?, shared })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::broken("opening the database", error))?
     }

@@ -1,0 +1,43 @@
+//! The server dies at every step of every deed. Whatever was acknowledged is there afterwards and works, nothing is there that belongs to
+//! nothing, nothing is shown that is not whole, and what was broken off can be done again.
+//!
+//! A deed is done again and again: with the server dying at the first fail point that it passes, at the second, and so on, until it
+//! passes the deed alive. So every step is walked without anybody having to list the steps of a deed; but every point that the programs
+//! have must have been died at when all deeds are through.
+
+#![forbid(unsafe_code)]
+
+mod deeds;
+mod yard;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use boxyard_real_tests::FailPoints;
+
+use yard::Yard;
+
+/// Where only archives with an image of another host come past. The engine's own tests die there, with images small enough for that.
+const BY_ENGINE: &str = "import: layer";
+
+#[test]
+fn nothing_is_lost_orphaned_or_phantom_wherever_the_server_dies() -> Result<()> {
+    let mut died = BTreeSet::new();
+    let mut yard = Yard::open("btrfs")?;
+    deeds::all(&mut yard)?;
+    deeds::starts(&mut yard)?;
+    deeds::by_time(&mut yard)?;
+    deeds::at_first_start(&mut yard)?;
+    died.append(&mut yard.died);
+    drop(yard);
+    let mut yard = Yard::open("dir")?;
+    deeds::copies(&mut yard)?;
+    died.append(&mut yard.died);
+
+    let all: BTreeSet<String> = FailPoints::all()?.into_iter().filter(|point| point != BY_ENGINE).collect();
+    let never: Vec<_> = all.difference(&died).collect();
+    ensure!(never.is_empty(), "points that no deed passes; let one here, or remove them: {never:?}");
+    let unnamed: Vec<_> = died.difference(&all).collect();
+    ensure!(unnamed.is_empty(), "points that are to be listed in boxyard-engine's fail.rs: {unnamed:?}");
+    Ok(())
+}
