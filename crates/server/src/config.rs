@@ -343,7 +343,7 @@ impl Config {
             // Paused boxes go before new ones are refused.
             pause_memory_floor: layers
                 .get("pause.memory_floor")?
-                .map_or(memory_floor.saturating_mul(2), |Bytes(bytes)| bytes),
+                .map_or_else(|| memory_floor.saturating_mul(2), |Bytes(bytes)| bytes),
             logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
             runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
