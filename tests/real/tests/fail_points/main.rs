@@ -17,7 +17,6 @@ use boxyard_real_tests::FailPoints;
 
 use yard::Yard;
 
-/// Points where only folders, or only a server without anything, come past.
 #[test]
 fn nothing_is_lost_orphaned_or_phantom_wherever_the_server_dies() -> Result<()> {
     let mut died = BTreeSet::new();
@@ -25,6 +24,7 @@ fn nothing_is_lost_orphaned_or_phantom_wherever_the_server_dies() -> Result<()> 
     deeds::all(&mut yard)?;
     deeds::starts(&mut yard)?;
     deeds::by_time(&mut yard)?;
+    deeds::missed(&mut yard)?;
     deeds::at_first_start(&mut yard)?;
     died.append(&mut yard.died);
     drop(yard);
