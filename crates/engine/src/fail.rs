@@ -90,6 +90,8 @@ pub const POINTS: &[&str] = &[
     "adding a log entry",
     "adding a run",
     "noting a run's end",
+    "forgetting outputs",
+    "forgetting a box's outputs",
     "removing old entries",
     "removing records of deleted boxes",
 ];

@@ -471,7 +471,9 @@ pub fn missed(yard: &mut Yard) -> Result<()> {
         "recovery: ",
         "store: ",
         "removing ",
+        "forgetting outputs",
         "copy: ",
+        crate::BY_ENGINE,
         "adding a key",
         "adding an account",
         "revoking a key",
@@ -535,8 +537,16 @@ pub fn starts(yard: &mut Yard) -> Result<()> {
 /// What a server does by itself when its time has come. Where it dies is named: each needs a start of its own anyway.
 pub fn by_time(yard: &mut Yard) -> Result<()> {
     idle(yard)?;
+    crowding(yard)?;
     stopping(yard)?;
     expiry(yard)
+}
+
+/// Outputs are more than may be kept, and the oldest go.
+fn crowding(yard: &mut Yard) -> Result<()> {
+    yard.server.sh(&yard.awake, "head -c 100000 /dev/zero | tr '\\0' x")?;
+    with_setting(yard, ("BOXYARD_RUNS_OUTPUT_TOTAL", "64KiB"), "2GiB", "forgetting outputs")?;
+    yard.check().context("died while it made room for outputs")
 }
 
 /// Relaunches the server with this setting, armed with `orders`, and waits for its death and the next one without either.
