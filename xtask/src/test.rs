@@ -197,7 +197,7 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
 }
 
 /// Where tests find what was built and installed for them.
-fn places() -> [(&'static str, PathBuf); 3] {
+fn places() -> [(&'static str, PathBuf); 4] {
     [
         ("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()),
         ("BOXYARD_TEST_PYTHON", sdk::python()),

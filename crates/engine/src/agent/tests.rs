@@ -110,7 +110,7 @@ async fn a_box_of_an_older_server_does_what_it_can_and_says_what_it_cannot() {
         let (_read, mut write) = tokio::io::split(theirs);
         write.write_all(&wire::json_frame(&FromInit::Hello(hello))).await.expect("it fits");
         write.write_all(&started()).await.expect("it fits");
-        let begun = begin(Box::new(ours), ToInit::Attach { job: "j".into() }, needs).await;
+        let begun = begin(Box::new(ours), ToInit::Attach { job: "j".into(), from: None }, needs).await;
         match begun {
             Err(error @ AgentError::TooOld(_)) if refused => {
                 let text = error.to_string();
