@@ -473,7 +473,6 @@ pub fn missed(yard: &mut Yard) -> Result<()> {
         "removing ",
         "forgetting outputs",
         "copy: ",
-        crate::BY_ENGINE,
         "adding a key",
         "adding an account",
         "revoking a key",
