@@ -169,3 +169,16 @@ fn whatever_is_under_way_when_the_power_goes_a_server_starts() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn where_commits_do_not_wait_for_the_disk_they_are_there_soon_all_the_same() -> Result<()> {
+    let normal = || Settings::from([("BOXYARD_STORE_SYNCHRONOUS", "normal".to_owned())]).into_iter();
+    let settings = || settings("btrfs").into_iter().chain(normal()).collect::<Settings>();
+    let (server, mut disk) = Server::on_disk(FileSystem::Ext4, settings())?;
+    let id = server.create()?;
+    // Much longer than the second that is promised, and much shorter than what the kernel takes by itself.
+    let began = Instant::now();
+    until("some seconds to be over", SETTLE, || Ok((began.elapsed() > Duration::from_secs(4)).then_some(())))?;
+    let acknowledged = Acknowledged { boxes: BTreeMap::from([(id, None)]), ..Acknowledged::default() };
+    check(&disk.copy()?, "btrfs", &acknowledged)
+}

@@ -63,7 +63,7 @@ pub fn all(yard: &mut Yard) -> Result<()> {
     importing(yard)?;
     records(yard, &awake)?;
     commands(yard, &awake)?;
-    keys(yard)
+    if yard.only.is_empty() { keys(yard) } else { Ok(()) }
 }
 
 fn create(yard: &mut Yard) -> Result<()> {
@@ -462,6 +462,38 @@ fn keys(yard: &mut Yard) -> Result<()> {
     })
 }
 
+/// Points that come by at the same time as others are not all met by counting: those that were missed, by their names. Two requests that
+/// race do not always end in the same way, either.
+pub fn missed(yard: &mut Yard) -> Result<()> {
+    const ROUNDS: usize = 5;
+    let elsewhere = [
+        "open: ",
+        "recovery: ",
+        "store: ",
+        "removing ",
+        "copy: ",
+        crate::BY_ENGINE,
+        "adding a key",
+        "adding an account",
+        "revoking a key",
+    ];
+    for _ in 0..ROUNDS {
+        let mut missed = FailPoints::all()?;
+        missed.retain(|name| !yard.died.contains(name) && !elsewhere.iter().any(|prefix| name.starts_with(prefix)));
+        if missed.is_empty() {
+            break;
+        }
+        println!("once more: {missed:?}");
+        yard.server.kill()?;
+        yard.server.set("BOXYARD_PAUSE_KEEP_MEMORY_FOR", "1h");
+        yard.server.launch()?;
+        yard.only = missed;
+        all(yard)?;
+    }
+    yard.only.clear();
+    Ok(())
+}
+
 /// The start of a server that finds a box half made and another half deleted.
 pub fn starts(yard: &mut Yard) -> Result<()> {
     let during =
@@ -592,7 +624,7 @@ fn made_short(yard: &mut Yard, body: &Value, orders: &str) -> Result<()> {
 /// Where disks are copied file by file.
 pub fn copies(yard: &mut Yard) -> Result<()> {
     let awake = yard.awake.clone();
-    yard.only = vec!["copy: begun", "copy: half"];
+    yard.only = ["copy: begun", "copy: half"].map(str::to_owned).into();
     saving(yard, &awake)?;
     making_from(yard)
 }

@@ -27,6 +27,7 @@ fn nothing_is_lost_orphaned_or_phantom_wherever_the_server_dies() -> Result<()> 
     deeds::all(&mut yard)?;
     deeds::starts(&mut yard)?;
     deeds::by_time(&mut yard)?;
+    deeds::missed(&mut yard)?;
     deeds::at_first_start(&mut yard)?;
     died.append(&mut yard.died);
     drop(yard);

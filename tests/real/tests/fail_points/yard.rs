@@ -34,7 +34,7 @@ pub struct Yard {
     pub server: Server,
     pub points: FailPoints,
     /// Where deeds are died in; empty for every step of them.
-    pub only: Vec<&'static str>,
+    pub only: Vec<String>,
     /// Names of the points where it has died.
     pub died: BTreeSet<String>,
     /// Runs, and has a process in the background.
@@ -94,7 +94,7 @@ impl Yard {
     /// Does the deed, dying at each of its steps.
     pub fn walk(&mut self, deed: &Deed<'_>) -> Result<()> {
         for orders in self.only.clone() {
-            self.step(deed, orders)?;
+            self.step(deed, &orders)?;
         }
         if !self.only.is_empty() {
             return self.links_settle();
@@ -175,11 +175,10 @@ impl Yard {
         let awake = boxes.iter().filter_map(has_processes).collect();
         let mut wrong = found.differences_from(&all, &awake);
         wrong.retain(|wrong| !wrong.contains("network interfaces") && !wrong.contains("routes"));
+        // A run that was taken over ends in a moment; nothing works for longer here.
+        let unsettled = |status: &str| ["creating", "running", "error"].contains(&status);
         wrong.extend(
-            boxes
-                .iter()
-                .filter(|(_, status)| *status == "creating" || *status == "error")
-                .map(|(id, status)| format!("{id} is {status}")),
+            boxes.iter().filter(|(_, status)| unsettled(status)).map(|(id, status)| format!("{id} is {status}")),
         );
         let snapshots = snapshots(&self.server)?;
         wrong.extend(
