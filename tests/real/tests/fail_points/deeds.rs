@@ -472,7 +472,6 @@ pub fn missed(yard: &mut Yard) -> Result<()> {
         "store: ",
         "removing ",
         "copy: ",
-        crate::BY_ENGINE,
         "adding a key",
         "adding an account",
         "revoking a key",
