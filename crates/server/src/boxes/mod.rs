@@ -32,6 +32,7 @@ mod gate;
 mod halt;
 mod keeper;
 mod kept;
+mod labels;
 mod life;
 pub mod lifecycle;
 mod memory;
@@ -63,7 +64,7 @@ pub use snapshots::{Restore, RestoreError};
 
 use admission::{Admission, Place};
 use keeper::{Before, Keeper};
-use kept::LabelChange;
+use labels::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
 use pressure::{HostMemory, Relief, ThisHost};
