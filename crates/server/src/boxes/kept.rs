@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use boxyard_engine::{BoxSpec, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
-use boxyard_proto::names::{LABELS_MAX, Size};
+use boxyard_proto::names::Size;
 use boxyard_proto::{AccountId, BoxId};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Entered, Gate, LEASES_MAX};
 use super::halt::Halt;
 use super::keeper::request;
+use super::labels::LabelChange;
 use super::lifecycle::{self, Asked, Asleep, Deed, Phase, Refused, Resting, Wanted};
 use super::pressure::Relief;
 use super::snapshots::Saving;
@@ -119,24 +120,6 @@ pub(super) enum Message {
     Gone,
     /// The box is to give up the memory that it keeps while it is paused: the host is short of it.
     Relieve(oneshot::Sender<Result<(), BoxError>>),
-}
-
-#[derive(Debug)]
-pub(super) enum LabelChange {
-    Add(String),
-    Remove(String),
-}
-
-impl LabelChange {
-    pub(super) fn apply(self, labels: &[String]) -> Result<Vec<String>, BoxError> {
-        match self {
-            Self::Add(label) if labels.contains(&label) => Err(BoxError::LabelTaken),
-            Self::Add(_) if labels.len() >= LABELS_MAX => Err(BoxError::LabelsFull),
-            Self::Add(label) => Ok(labels.iter().cloned().chain([label]).collect()),
-            Self::Remove(label) if !labels.contains(&label) => Err(BoxError::LabelMissing),
-            Self::Remove(label) => Ok(labels.iter().filter(|kept| **kept != label).cloned().collect()),
-        }
-    }
 }
 
 /// Permission to work in a ready box. While one lives the box is `running`; when the last is dropped its idle time begins.
@@ -603,21 +586,5 @@ fn status(phase: Phase, working: bool) -> BoxStatus {
         | Phase::Saving { from: Resting::Paused | Resting::Stopped } => BoxStatus::Paused,
         Phase::Failed => BoxStatus::Error,
         Phase::Deleting | Phase::Deleted => BoxStatus::Deleted,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_added_once_and_removed_if_there() {
-        let labels: Vec<String> = vec!["a".into(), "b".into()];
-        assert!(matches!(LabelChange::Add("a".into()).apply(&labels), Err(BoxError::LabelTaken)));
-        assert!(matches!(LabelChange::Remove("c".into()).apply(&labels), Err(BoxError::LabelMissing)));
-        assert_eq!(LabelChange::Add("c".into()).apply(&labels).ok(), Some(vec!["a".into(), "b".into(), "c".into()]));
-        assert_eq!(LabelChange::Remove("a".into()).apply(&labels).ok(), Some(vec!["b".into()]));
-        let full: Vec<String> = (0..LABELS_MAX).map(|n| n.to_string()).collect();
-        assert!(matches!(LabelChange::Add("x".into()).apply(&full), Err(BoxError::LabelsFull)));
     }
 }
