@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod deeds;
+mod starts;
 mod yard;
 
 use std::collections::BTreeSet;
@@ -22,10 +23,10 @@ fn nothing_is_lost_orphaned_or_phantom_wherever_the_server_dies() -> Result<()> 
     let mut died = BTreeSet::new();
     let mut yard = Yard::open("btrfs")?;
     deeds::all(&mut yard)?;
-    deeds::starts(&mut yard)?;
-    deeds::by_time(&mut yard)?;
+    starts::starts(&mut yard)?;
+    starts::by_time(&mut yard)?;
     deeds::missed(&mut yard)?;
-    deeds::at_first_start(&mut yard)?;
+    starts::at_first_start(&mut yard)?;
     died.append(&mut yard.died);
     drop(yard);
     let mut yard = Yard::open("dir")?;
