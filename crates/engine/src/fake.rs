@@ -452,6 +452,10 @@ impl Engine for FakeEngine {
         Ok(Saved { size_bytes: SNAPSHOT_BYTES })
     }
 
+    async fn save_once(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+        self.save(id, into).await
+    }
+
     async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
         self.lock().snapshots.remove(id);
         Ok(())

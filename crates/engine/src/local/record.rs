@@ -46,9 +46,12 @@ pub(super) struct SnapshotRecord {
     pub(super) storage: Kind,
     /// Bytes that it holds.
     pub(super) size_bytes: u64,
-    /// The box that was saved.
+    /// The box that was saved, if it may write anew what the snapshot holds of it.
     #[serde(default)]
     pub(super) source: Option<BoxId>,
+    /// One box is made from it, which takes the disk over.
+    #[serde(default)]
+    pub(super) once: bool,
 }
 
 impl SnapshotRecord {

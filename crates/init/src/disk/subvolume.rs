@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use boxyard_proto::disk::Disk;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, mkdirat, openat, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::sys;
@@ -58,13 +60,18 @@ impl Made {
 pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     let doing = || format!("making the subvolume {}", disk.subvolume.display());
     let (parent, name) = place(&disk.subvolume)?;
-    let from = match &disk.from {
-        Some(from) => Some(open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?),
-        None => None,
+    let from = disk.from.as_deref();
+    let begun = match from {
+        Some(from) if disk.take => take(from, &parent, name)?,
+        Some(from) => {
+            let from = open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?;
+            sys::disks::btrfs_make(parent.as_fd(), name, Some(from.as_fd()), false, None)
+        }
+        None => sys::disks::btrfs_make(parent.as_fd(), name, None, false, disk.limit),
     };
-    let made = match sys::disks::btrfs_make(parent.as_fd(), name, from.as_ref().map(AsFd::as_fd), false, disk.limit) {
+    let made = match begun {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
-        made => made.doing_with(doing).map(|()| true)?,
+        begun => begun.doing_with(doing).map(|()| true)?,
     };
     let subvolume = openat(&parent, name, FOLDER, Mode::empty()).doing_with(doing)?;
     if fstat(&subvolume).doing_with(doing)?.st_ino != ROOT {
@@ -101,6 +108,12 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     Ok(Made { parent, limit })
 }
 
+/// Gives the subvolume `from` the name `name` in `parent`.
+fn take(from: &Path, parent: &OwnedFd, name: &str) -> Result<io::Result<()>, Trouble> {
+    let (old_parent, old_name) = place(from)?;
+    Ok(renameat_with(&old_parent, old_name, parent, name, RenameFlags::NOREPLACE).map_err(io::Error::from))
+}
+
 /// Limits a subvolume that may be there.
 pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
     let doing = || format!("limiting the subvolume {}", subvolume.display());
@@ -120,7 +133,7 @@ pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
 pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
     for _ in 0..FLUSHES {
         let begun = Instant::now();
-        snapshot(subvolume, draft)?;
+        snapshot(subvolume, draft, true)?;
         destroy(draft)?;
         if begun.elapsed() < FLUSHED {
             break;
@@ -129,13 +142,13 @@ pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Makes a read-only copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they
-/// are counted.
-pub fn snapshot(subvolume: &Path, into: &Path) -> Result<Option<u64>, Trouble> {
+/// Makes a copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they are
+/// counted.
+pub fn snapshot(subvolume: &Path, into: &Path, read_only: bool) -> Result<Option<u64>, Trouble> {
     let doing = || format!("making the snapshot {}", into.display());
     let source = open(subvolume).doing_with(doing)?;
     let (parent, name) = place(into)?;
-    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)?;
+    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), read_only, None).doing_with(doing)?;
     let charged = sys::disks::btrfs_subvolume_id(source.as_fd());
     charged.and_then(|id| sys::disks::btrfs_charged(source.as_fd(), id)).doing("measuring the box's disk")
 }
@@ -146,6 +159,16 @@ pub fn destroy(subvolume: &Path) -> Result<(), Trouble> {
     match sys::disks::btrfs_destroy(parent.as_fd(), name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         destroyed => destroyed.doing_with(|| format!("removing the subvolume {}", subvolume.display())),
+    }
+}
+
+/// Waits until what removed subvolumes held is free.
+pub fn freed(at: &Path) -> Result<(), Trouble> {
+    let doing = || format!("waiting for {} to free what was removed", at.display());
+    let folder = open(at).doing_with(doing)?;
+    match sys::disks::btrfs_free_removed(folder.as_fd()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(()),
+        waited => waited.doing_with(doing),
     }
 }
 

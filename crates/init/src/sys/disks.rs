@@ -85,6 +85,24 @@ pub fn btrfs_destroy(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     btrfs(parent, const { btrfs_call(1, 15, 4096) }, &mut page)
 }
 
+/// Has the kernel free the subvolumes that have been removed by now, and waits until it has.
+///
+/// # Errors
+/// What the kernel says; `ENOTTY` where one cannot wait for it, before Linux 6.13.
+pub fn btrfs_free_removed(folder: BorrowedFd<'_>) -> io::Result<()> {
+    const QUEUED: u64 = 1;
+    let mut page = Box::new([0; 512]);
+    // Writes all out, without which it may not begin for half a minute.
+    btrfs(folder, const { btrfs_call(0, 8, 0) }, &mut page)?;
+    // `struct btrfs_ioctl_subvol_wait`: one subvolume, then how to wait and a count.
+    page[1] = QUEUED;
+    match btrfs(folder, const { btrfs_call(1, 65, 16) }, &mut page) {
+        // There is none.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        waited => waited,
+    }
+}
+
 /// Limits the subvolume with this id to `limit` bytes. `folder` is in another subvolume: the kernel charges the one that it is called on
 /// for what it is about to write, and refuses the call where that one holds more than it may already.
 ///

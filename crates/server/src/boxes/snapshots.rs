@@ -38,6 +38,7 @@ const BROKEN_OFF: &str = "the server ended before it was saved";
 /// What a save is for, and who waits for its end. Dropping it tells them that it was given up.
 pub(super) struct Saving {
     into: SnapshotId,
+    purpose: Purpose,
     /// Takes whether the snapshot is wanted still.
     told: oneshot::Sender<Result<bool, Failure>>,
 }
@@ -52,9 +53,9 @@ impl<'a> From<&'a Saving> for &'a SnapshotId {
 type End = oneshot::Receiver<Result<bool, Failure>>;
 
 impl Saving {
-    fn new(into: SnapshotId) -> (Self, End) {
+    fn new(into: SnapshotId, purpose: Purpose) -> (Self, End) {
         let (told, end) = oneshot::channel();
-        (Self { into, told }, end)
+        (Self { into, purpose, told }, end)
     }
 }
 
@@ -194,7 +195,7 @@ impl Boxes {
             let (tell, told) = oneshot::channel();
             let (task, into) = (Arc::clone(&yard), row.id.clone());
             yard.tasks.spawn(async move {
-                let made = task.make_snapshot(&kept, into).await;
+                let made = task.make_snapshot(&kept, into, purpose).await;
                 // Whoever asked may have left.
                 let _ = tell.send(made);
             });
@@ -313,9 +314,9 @@ impl Yard {
     }
 
     /// Sees a snapshot whose row is stored to its end.
-    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId) -> Result<(), BoxError> {
+    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId, purpose: Purpose) -> Result<(), BoxError> {
         let began = Instant::now();
-        let turn = timeout(TURN_DEADLINE, save(kept, &into));
+        let turn = timeout(TURN_DEADLINE, save(kept, &into, purpose));
         let begun = tokio::select! {
             // The next server finds a row that waits in vain.
             () = self.leaving.cancelled() => return Err(BoxError::Leaving),
@@ -363,10 +364,14 @@ impl Yard {
 
     /// The deed of a phase of saving. When it returns, the snapshot's row says what came of it.
     pub(super) async fn save(&self, id: &BoxId, saving: Option<Saving>) -> Result<(), EngineError> {
-        let Some(Saving { into, told }) = saving else {
+        let Some(Saving { into, purpose, told }) = saving else {
             return Err(EngineError::new(ErrorKind::Broken, "finding out what to save the box for").about(id));
         };
-        let saved = match self.engine.save(id, &into).await {
+        let saved = match purpose {
+            Purpose::Kept => self.engine.save(id, &into).await,
+            Purpose::Fork => self.engine.save_once(id, &into).await,
+        };
+        let saved = match saved {
             Ok(saved) => saved,
             Err(error) => {
                 let _ = told.send(Err(Failure { kind: error.kind, text: error.to_string().into() }));
@@ -450,7 +455,8 @@ impl Found {
     /// What to save a box for whose stored phase is one of saving. `None`: it is given up, and the box is where it came from.
     pub(super) fn saving(&mut self, yard: &Arc<Yard>, id: &BoxId) -> Option<Saving> {
         let into = self.saving.remove(id)?;
-        let (saving, end) = Saving::new(into.clone());
+        // Those of forks are given up.
+        let (saving, end) = Saving::new(into.clone(), Purpose::Kept);
         let task = Arc::clone(yard);
         yard.tasks.spawn(async move {
             // Its failure is in its row.
@@ -517,13 +523,13 @@ impl Yard {
 }
 
 /// Asks the box's keeper to save it until it takes that on.
-async fn save(kept: &Kept, into: &SnapshotId) -> Result<End, BoxError> {
+async fn save(kept: &Kept, into: &SnapshotId, purpose: Purpose) -> Result<End, BoxError> {
     let mut states = kept.shared.state.subscribe();
     loop {
         states.borrow_and_update();
         refused_for_good(kept)?;
         if lifecycle::ask(kept.phase(), Wanted::Save).is_ok() {
-            let (saving, end) = Saving::new(into.clone());
+            let (saving, end) = Saving::new(into.clone(), purpose);
             match request(kept, |reply| Message::Save(saving, reply)).await {
                 Ok(()) => return Ok(end),
                 // Something else came first.

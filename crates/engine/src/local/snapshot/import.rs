@@ -117,7 +117,7 @@ impl LocalEngine {
         fail::point("import: kept");
         let size_bytes = storage.finish(into).await.map_err(making("measuring the snapshot"))?;
         let layers = stack(layers);
-        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None };
+        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None, once: false };
         record.write(&self.host.snapshot(into)).map_err(making("writing the snapshot's record"))?;
         fail::point("import: recorded");
         drop(kept);

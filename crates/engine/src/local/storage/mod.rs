@@ -98,15 +98,16 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Whether a disk that starts as a copy of the saved one in `from` is copied file by file, which takes a while.
     fn copies(&self, from: &Path) -> bool;
 
-    /// Makes the box's disk, as a copy of the saved one in `from` where one is given, or says how the launcher is to make it. A disk that
+    /// Makes the box's disk, from the saved one in `from` where one is given, or says how the launcher is to make it. A disk that
     /// is complete stays as it is.
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, budget: Budget) -> io::Result<Option<Disk>>;
+    async fn prepare(&self, id: &BoxId, from: Option<&Source>, budget: Budget) -> io::Result<Option<Disk>>;
 
     /// Does what it can of a save while the box still runs.
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
 
-    /// Copies the box's disk, in which nothing may change meanwhile. Returns the bytes to be noted as [`Budget::saved`] of the box.
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64>;
+    /// Copies the box's disk, in which nothing may change meanwhile; with `taken`, so that it can be [taken](Source::take). Returns the
+    /// bytes to be noted as [`Budget::saved`] of the box.
+    async fn save(&self, id: &BoxId, into: &SnapshotId, taken: bool) -> io::Result<u64>;
 
     /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
@@ -116,6 +117,10 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Keeps what was filled as the saved disk; [`finish`](Self::finish) is next.
     async fn received(&self, id: &SnapshotId) -> io::Result<()>;
+
+    /// Waits until the box is not charged any more for what only removed disks held, if that is much beside `budget` and the kernel
+    /// lets one wait.
+    async fn freed(&self, id: &BoxId, budget: Budget) -> io::Result<()>;
 
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64>;
@@ -236,6 +241,15 @@ impl Storages {
             unmounted => Ok(unmounted?),
         }
     }
+}
+
+/// A saved disk that a box's own starts as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The folder in which its `upper` lies.
+    pub(super) folder: PathBuf,
+    /// Whether nobody else wants it: the box gets itself rather than a copy, where no copying file by file is needed.
+    pub(super) take: bool,
 }
 
 /// What decides how much a box may write.

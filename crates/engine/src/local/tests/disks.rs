@@ -132,6 +132,25 @@ async fn a_box_that_holds_more_than_it_may_was_neither_saved_nor_started_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_box_could_not_write_for_a_while_when_its_last_snapshot_had_been_deleted() {
+    let yard = Yard::with_pool().await;
+    let id = yard.make_limited(limited(100)).await;
+    for _ in 0..2 {
+        let snapshot = SnapshotId::from_entropy(rand::random());
+        yard.sh(&id, "dd if=/dev/urandom of=/big bs=1M count=60; sync").await;
+        yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+        let done = yard.sh(&id, "rm /big; sync; dd if=/dev/urandom of=/big bs=1M count=60 && sync && echo ok").await;
+        assert_eq!(done.out, "ok\n", "{done:?}");
+        yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+        let done = yard.sh(&id, "dd if=/dev/urandom of=/more bs=1M count=20 && sync && echo ok").await;
+        assert_eq!(done.out, "ok\n", "{done:?}");
+        assert!(yard.sh(&id, "dd if=/dev/urandom of=/much bs=1M count=40").await.err.contains("quota exceeded"));
+        yard.sh(&id, "rm /more /much; sync").await;
+    }
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_pool_is_full_for_boxes_and_the_end_of_nothing() {
     let yard = Yard::open_with(|config| {
         config.storage = StorageChoice::Btrfs;
