@@ -83,10 +83,14 @@ impl LocalEngine {
         fail::point("save: thawed");
 
         // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
-        let limit = async { if once { Ok(()) } else { self.limit_anew(id, &record, charged).await } };
-        let (size_bytes, limited) = tokio::join!(storage.finish(into), limit);
-        let size_bytes = size_bytes.map_err(saving("measuring the snapshot"))?;
-        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
+        let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
+        let limited = async {
+            let credit = record.budget(&self.host.instance.of(id))?.credit(charged, size_bytes);
+            self.limit_anew(id, &record, credit).await
+        };
+        if !once {
+            limited.await.map_err(saving("letting the box write anew what the snapshot holds"))?;
+        }
         let snapshot = SnapshotRecord {
             layers: record.layers.clone(),
             image_env: record.image_env.clone(),

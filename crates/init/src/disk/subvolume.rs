@@ -29,7 +29,7 @@ const FLUSHED: Duration = Duration::from_millis(30);
 /// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
 const WORK_DEPTH: u32 = 4;
 
-/// Bytes of metadata that go with a file: its inode, its name twice, and some.
+/// Bytes of metadata that go with a file, at least: its inode, its name twice, and some.
 const METADATA_OF_FILE: u64 = 512;
 
 /// Bytes that a box needs on its disk to be started: some folders of overlay's and some small files.
@@ -210,13 +210,15 @@ pub fn sizes(folder: &Path, only: Option<&str>) -> Result<BTreeMap<String, u64>,
 pub fn measure(subvolume: &Path) -> Result<u64, Trouble> {
     let doing = || format!("measuring {}", subvolume.display());
     let folder = open(subvolume).doing_with(doing)?;
-    let (mut total, mut first) = (0_u64, Some(0));
-    while let Some(number) = first {
-        let (count, bytes, next) = sys::disks::btrfs_add_up(folder.as_fd(), number).doing_with(doing)?;
-        total = total.saturating_add(bytes).saturating_add(count.saturating_mul(METADATA_OF_FILE));
+    let (mut total, mut known, mut first) = (0_u64, 0_u64, Some((0, 0, 0)));
+    while let Some(place) = first {
+        let (sum, next) = sys::disks::btrfs_add_up(folder.as_fd(), place).doing_with(doing)?;
+        total = total.saturating_add(sum.bytes);
+        // A file may have attributes of many times its size, and as many names.
+        known = known.saturating_add(sum.known.max(sum.files.saturating_mul(METADATA_OF_FILE)));
         first = next;
     }
-    Ok(total)
+    Ok(total.saturating_add(known))
 }
 
 fn size(folder: &OwnedFd, name: &str) -> io::Result<Option<u64>> {

@@ -30,6 +30,8 @@ use crate::store::{Inherits, Purpose, SnapshotRow, SnapshotState, StoreError, Wh
 const TURN_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long the removal of a snapshot may take before it is tried again.
 const DROP_DEADLINE: Duration = Duration::from_secs(300);
+/// A box may start with as many times its disk's limit at most: each copy of a copy may write a little more than the one before.
+const STARTS_WITH_MAX: u64 = 2;
 /// Why a snapshot is in error that the engine does not have.
 const LOST: &str = "it is no longer there";
 /// Why a snapshot is in error whose making an earlier server began.
@@ -169,6 +171,7 @@ impl Boxes {
         purpose: Purpose,
     ) -> Result<(SnapshotRow, oneshot::Receiver<Result<(), BoxError>>), BoxError> {
         refused_for_good(kept)?;
+        self.yard.admission.admit_snapshot().await?;
         let fixed = &kept.shared.fixed;
         let of_box = || fixed.name.clone().unwrap_or_else(|| fixed.id.to_string());
         let row = SnapshotRow {
@@ -271,6 +274,7 @@ impl Boxes {
         let id = id.parse::<SnapshotId>().map_err(|_| BoxError::SnapshotNotFound)?;
         let row = self.yard.ready_snapshot(account, &id).await?;
         let new = NewBox::inherit(asked, &row.inherits)?;
+        self.check_room_for(&row, &new)?;
         Ok(self.create(account, NewBox { from: Some(id), ..new }).await?)
     }
 
@@ -287,13 +291,35 @@ impl Boxes {
         let forked = self.yard.tasks.spawn(async move {
             let (row, end) = boxes.begin_snapshot(&kept, None, Purpose::Fork).await?;
             let made = match end.await.unwrap_or(Err(BoxError::Leaving)) {
-                Ok(()) => boxes.create(kept.account(), NewBox { from: Some(row.id.clone()), ..new }).await,
+                Ok(()) => boxes.create_copy(&row, new).await,
                 Err(error) => Err(error),
             };
             boxes.delete_snapshots(kept.account(), Which::One(row.id)).await?;
             made
         });
         Ok(forked.await.unwrap_or(Err(BoxError::Leaving))?)
+    }
+
+    /// Makes a box from what was saved for it alone.
+    async fn create_copy(&self, saved: &SnapshotRow, new: NewBox) -> Result<Kept, BoxError> {
+        let saved =
+            self.yard.store.find_snapshot(&saved.account, &saved.id).await?.ok_or(BoxError::SnapshotNotFound)?;
+        self.check_room_for(&saved, &new)?;
+        self.create(&saved.account, NewBox { from: Some(saved.id), ..new }).await
+    }
+
+    /// Refuses a size that is much too small for what the box would start with.
+    fn check_room_for(&self, saved: &SnapshotRow, new: &NewBox) -> Result<(), BoxError> {
+        let (size, limits) = self.size(new)?;
+        let most = limits.disk_bytes.saturating_mul(STARTS_WITH_MAX);
+        let holds = saved.size_bytes.unsigned_abs();
+        if self.yard.engine.abilities().disk_limit && holds > most {
+            return Err(InvalidName(format!(
+                "size: a box of the size {size} can start with {most} bytes at most, and this would with {holds}; ask for a larger one"
+            ))
+            .into());
+        }
+        Ok(())
     }
 
     /// The id of a box that may be gone; a name is that of a live box.

@@ -96,7 +96,8 @@ impl LocalEngine {
             .map(|folder| room(File::open(folder)?, limits.keep_free))
             .try_fold(u64::MAX, |least, left| left.map(|left| left.min(least)));
         let left = left.map_err(making("finding out what room there is"))?;
-        let unpacking = Unpacking { allowance: Allowance::within(limits.unpacked_bytes, left), stop: stop.flag() };
+        let allowance = Allowance::within(limits.unpacked_bytes, left);
+        let unpacking = Unpacking { allowance, keep_free: limits.keep_free, stop: stop.flag() };
         let Contents { description, env, image, own } = contents;
         let mut layers = Vec::new();
         for layer in image {
