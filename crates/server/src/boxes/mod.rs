@@ -27,6 +27,7 @@ use crate::store::{BoxRow, Store, StoreError};
 mod account_env;
 mod admission;
 mod clock;
+mod files;
 mod gate;
 mod keeper;
 mod kept;
@@ -48,6 +49,7 @@ mod usage;
 mod work;
 
 pub use admission::Full;
+pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};

@@ -73,7 +73,7 @@ impl ApiError {
     }
 
     /// The body is longer than this server takes.
-    pub fn body_too_long(cap: usize) -> Self {
+    pub fn body_too_long(cap: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request's body is over the limit of {cap} bytes"))
     }
 
@@ -90,6 +90,16 @@ impl ApiError {
     /// The request asks for something that this server does not do.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    /// A refusal of one resource's own sort.
+    pub(super) fn status(status: StatusCode, message: impl Into<String>) -> Self {
+        Self::new(status, message)
+    }
+
+    /// The box does not answer, or answers what makes no sense.
+    pub(super) fn bad_gateway(error: &AgentError) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, error.to_string()).because(error)
     }
 
     /// Something of ours failed.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::error::ApiError;
 
 /// How long a client may be silent in the middle of a body.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long a whole body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(300);
 /// Bytes of a body over the cap that are read and dropped, because many clients see the refusal only when they have sent everything.
@@ -43,7 +43,8 @@ pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, Api
     all
 }
 
-async fn drop_rest(body: &mut Body) {
+/// Reads and drops what is left of a body, within bounds.
+pub(super) async fn drop_rest(body: &mut Body) {
     let mut dropped = 0;
     while dropped < DROPPED_MAX
         && let Some(Ok(frame)) = body.frame().await
