@@ -17,6 +17,9 @@ const ROOM: usize = FRAME_MAX + HEADER_LEN;
 /// Bytes of content in a frame, which is also what is worth a write of its own. Larger ones fall out of the processor's caches.
 pub const CHUNK: usize = 256 * 1024;
 
+/// Characters of what is said of a request that is none.
+const COMPLAINT: usize = 200;
+
 /// Both directions.
 pub struct Channel<'a> {
     input: &'a mut dyn Read,
@@ -105,9 +108,11 @@ impl<'a> Channel<'a> {
             match kind {
                 Kind::Json => {
                     let payload = self.whole(length)?;
-                    let ask = serde_json::from_slice(payload)
-                        .map_err(|error| Refusal::invalid(format!("the request is not understood: {error}")));
-                    return Ok(Some(ask));
+                    return Ok(Some(serde_json::from_slice(payload).map_err(|error| {
+                        // It may repeat what was said.
+                        let why: String = error.to_string().chars().take(COMPLAINT).collect();
+                        Refusal::invalid(format!("the request is not understood: {why}"))
+                    })));
                 }
                 Kind::In => {
                     self.whole(length)?;

@@ -35,6 +35,10 @@ pub fn is_hidden(name: &[u8]) -> bool {
 /// Bits of a file that is replaced that the new one gets as well: those that write(2) does not take away.
 const KEPT: u32 = 0o1777;
 
+/// How a new file is opened, and its bits before the umask.
+const FLAGS: OFlags = OFlags::WRONLY.union(OFlags::CLOEXEC);
+const BITS: u32 = 0o666;
+
 /// Writes the content that comes to the file at `path`.
 pub fn write(
     jail: &Jail,
@@ -114,19 +118,21 @@ impl New {
 
     /// Makes a file for a name.
     pub fn at_spot(spot: Spot, mode: Option<Mode>) -> Result<Self, Refusal> {
-        let bits = Mode::from_raw_mode(0o666);
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let (fd, hidden) = match openat(&spot.folder, c".", flags | OFlags::TMPFILE, bits) {
+        let made = openat(&spot.folder, c".", FLAGS | OFlags::TMPFILE, Mode::from_raw_mode(BITS));
+        match made {
             // As the manual has it for file systems, and kernels, that do not know it.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
-                let (fd, name) = with_hidden_name(|name| {
-                    openat(&spot.folder, name, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, bits)
-                })?;
-                (fd, Some(name))
+                Self::hidden(spot, mode)
             }
-            made => (made?, None),
-        };
-        Ok(Self { spot, fd, hidden, mode, owner: None, replaces: false })
+            made => Ok(Self { spot, fd: made?, hidden: None, mode, owner: None, replaces: false }),
+        }
+    }
+
+    /// The same with a hidden name from the start.
+    pub fn hidden(spot: Spot, mode: Option<Mode>) -> Result<Self, Refusal> {
+        let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let (fd, name) = with_hidden_name(|name| openat(&spot.folder, name, flags, Mode::from_raw_mode(BITS)))?;
+        Ok(Self { spot, fd, hidden: Some(name), mode, owner: None, replaces: false })
     }
 
     /// Gives it its name.

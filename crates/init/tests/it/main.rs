@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it wants; everything else is a failure")]
 
+mod files_box;
 mod launch_escapes;
 mod launch_failures;
 mod launch_posture;

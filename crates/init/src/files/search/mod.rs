@@ -38,13 +38,17 @@ const ANSWER: usize = 512 * 1024;
 
 /// Tells what is found.
 pub fn search(jail: &Jail, ask: &Search, channel: &mut Channel<'_>) -> Outcome {
+    within(Bounds { until: Instant::now() + TIME, bytes: BYTES, looks: LOOKS }, jail, ask, channel)
+}
+
+/// Tells what is found before a bound is met.
+fn within(mut bounds: Bounds, jail: &Jail, ask: &Search, channel: &mut Channel<'_>) -> Outcome {
     let (wanted, mut tree) = match Wanted::new(jail, ask) {
         Ok(wanted) => wanted,
         Err(refusal) => return Ok(Err(refusal)),
     };
     let limit = if ask.limit == 0 { SEARCH_DEFAULT } else { ask.limit.min(SEARCH_MAX) };
     let mut found = Found { channel, left: limit, matches: Vec::new(), bytes: 0, is_over: false };
-    let mut bounds = Bounds { until: Instant::now() + TIME, bytes: BYTES, looks: LOOKS };
     let looked = wanted.look(&mut tree, &mut bounds, &mut found)?;
     found.tell()?;
     let truncated = tree.truncated || found.is_over || bounds.are_met();
@@ -169,5 +173,35 @@ impl Found<'_, '_> {
         self.bytes = 0;
         let matches = std::mem::take(&mut self.matches);
         if matches.is_empty() { Ok(()) } else { self.channel.say(&Answer::Matches { matches }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::testing::World;
+
+    #[test]
+    fn every_bound_ends_a_search_and_that_is_said() {
+        let world = World::new();
+        for name in ["a", "b", "c"] {
+            world.make_file(&format!("w/{name}"), "x\n".repeat(1000));
+        }
+        let ask = Search { path: Some(world.path("w/")), content: Some("y".into()), ..Search::default() };
+        let done = |bounds| {
+            let (mut input, mut output) = (&b""[..], Vec::new());
+            within(bounds, &world.jail(), &ask, &mut Channel::new(&mut input, &mut output))
+                .expect("memory")
+                .expect("done")
+        };
+        let bounds = || Bounds { until: Instant::now() + TIME, bytes: BYTES, looks: LOOKS };
+        assert!(!done(bounds()).truncated);
+        for met in [
+            Bounds { until: Instant::now(), ..bounds() },
+            Bounds { bytes: 1500, ..bounds() },
+            Bounds { looks: 2, ..bounds() },
+        ] {
+            assert!(done(met).truncated);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2_iter;
 use memchr::memmem::Finder;
 use regex_lite::{Regex, RegexBuilder};
 
@@ -22,6 +23,8 @@ const DEPTH: u32 = 50;
 pub enum Pattern {
     /// A text.
     Text(Box<Finder<'static>>),
+    /// A text, whatever the case of its letters is. Never empty.
+    Caseless(Vec<u8>),
     /// An expression, which sees what is not UTF-8 as replacement characters.
     Regex(Regex),
 }
@@ -39,7 +42,7 @@ impl Pattern {
         if is_regex {
             compile(text, ignore_case)
         } else if ignore_case {
-            compile(&regex_lite::escape(text), true)
+            Ok(Self::Caseless(text.as_bytes().to_vec()))
         } else {
             Ok(Self::Text(Box::new(Finder::new(text).into_owned())))
         }
@@ -49,6 +52,7 @@ impl Pattern {
     pub fn is_in(&self, bytes: &[u8]) -> bool {
         match self {
             Self::Text(text) => text.find(bytes).is_some(),
+            Self::Caseless(text) => is_in_caseless(text, bytes),
             Self::Regex(regex) => regex.is_match(&text(bytes)),
         }
     }
@@ -56,10 +60,17 @@ impl Pattern {
     /// False when it is surely in no line of `bytes`.
     pub fn may_be_in_lines_of(&self, bytes: &[u8]) -> bool {
         match self {
-            Self::Text(text) => text.find(bytes).is_some(),
+            Self::Text(_) | Self::Caseless(_) => self.is_in(bytes),
             Self::Regex(_) => true,
         }
     }
+}
+
+/// Whether a text is in `bytes`, where the case of ASCII letters does not matter.
+fn is_in_caseless(text: &[u8], bytes: &[u8]) -> bool {
+    let Some(first) = text.first() else { return true };
+    let mut starts = memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), bytes);
+    starts.any(|start| bytes.get(start..start + text.len()).is_some_and(|piece| piece.eq_ignore_ascii_case(text)))
 }
 
 /// Bytes as a text.
@@ -75,4 +86,23 @@ fn compile(pattern: &str, ignore_case: bool) -> Result<Pattern, Refusal> {
     let mut builder = RegexBuilder::new(pattern);
     builder.case_insensitive(ignore_case).crlf(true).size_limit(PROGRAM_MAX).nest_limit(DEPTH);
     builder.build().map(Pattern::Regex).map_err(|error| Refusal::invalid(format!("the pattern is none: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_are_found_as_expressions_are(text in "[aAbB.é]{1,3}", bytes in "[aAbB.éÉ\n]{0,20}") {
+            for ignore_case in [false, true] {
+                let plain = Pattern::of_lines(&text, false, ignore_case).expect("a text");
+                let regex = Pattern::of_lines(&regex_lite::escape(&text), true, ignore_case).expect("an expression");
+                prop_assert_eq!(plain.is_in(bytes.as_bytes()), regex.is_in(bytes.as_bytes()));
+                prop_assert_eq!(plain.may_be_in_lines_of(bytes.as_bytes()), plain.is_in(bytes.as_bytes()));
+            }
+        }
+    }
 }

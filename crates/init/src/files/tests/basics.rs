@@ -108,6 +108,32 @@ fn a_file_that_is_written_again_keeps_its_mode_and_owner_and_is_another_file() {
 }
 
 #[test]
+fn without_nameless_files_a_hidden_name_is_used_and_never_left() {
+    use crate::files::path::Path;
+    use crate::files::walk::{Last, Missing};
+    use crate::files::write::{New, is_hidden};
+    let world = World::new();
+    world.make_folder("w/in");
+    let new = || {
+        let path = Path::try_from(&world.path("w/in/file")).expect("a path");
+        let spot = world.jail().spot(&path, Last::Follow, Missing::Fail).expect("a folder");
+        let new = New::hidden(spot, Some(0o600.into())).expect("a file");
+        rustix::io::write(&new.fd, b"content").expect("write");
+        new
+    };
+    let dropped = new();
+    let names = world.names("w/in");
+    assert!(names.len() == 1 && is_hidden(names[0].as_bytes()), "{names:?}");
+    drop(dropped);
+    assert_eq!(world.names("w/in"), Vec::<String>::new());
+    for _ in 0..2 {
+        new().put().expect("named");
+        assert_eq!((world.names("w/in"), world.content("w/in/file")), (vec!["file".into()], "content".into()));
+        assert_eq!(mode(&world, "w/in/file"), 0o600);
+    }
+}
+
+#[test]
 fn links_are_written_through() {
     let world = World::new();
     world.make_file("w/target", "old");
@@ -157,6 +183,8 @@ fn requests_that_are_none_are_said_so() {
     assert_eq!(relative.message(), "the path is not absolute");
     let told = world.all(&[json_frame(&"what?"), json_frame(&serde_json::json!({"type": "fly"}))].concat());
     assert_eq!(told.iter().map(super::super::testing::Told::failure).collect::<Vec<_>>(), [Failure::Invalid; 2]);
+    let long = serde_json::json!({"type": "\u{1}".repeat(170_000)});
+    assert!(world.all(&json_frame(&long))[0].message().len() < 300);
     // No frames at all, or ones that only we send.
     assert!(world.bytes(b"GET / HTTP/1.1\r\n\r\n").1.is_err());
     assert!(world.bytes(&[0, 0, 0, 0, 2]).1.is_err());

@@ -4,6 +4,8 @@
 
 mod archives;
 mod basics;
+mod full;
 mod jail;
+mod races;
 mod search;
 mod watch;

@@ -3,6 +3,7 @@
 pub mod boxes;
 pub mod cgroup;
 pub mod client;
+pub mod files;
 pub mod image;
 pub mod server;
 pub mod sftp;
