@@ -4,7 +4,7 @@ use boxyard_proto::files::{Answer, Ask, Stat};
 use bytes::Bytes;
 
 use super::answers::nonsense;
-use super::{ANSWER_DEADLINE, Files, FilesError, Said};
+use super::{Files, FilesError, Said};
 
 /// The content of a file or an archive. Dropping it ends the job in the box.
 #[derive(Debug)]
@@ -30,12 +30,12 @@ impl Files {
     /// The box refuses, or is lost.
     pub async fn open(mut self, ask: &Ask) -> Result<Content, FilesError> {
         self.send(ask).await?;
-        match self.answer(ANSWER_DEADLINE).await? {
+        match self.answer(self.patience.answer).await? {
             Answer::Opened { stat, length } => {
-                let is_right = match ask {
-                    Ask::Read { length: most, .. } => length.is_some_and(|length| length <= most.unwrap_or(u64::MAX)),
-                    Ask::Archive { .. } => length.is_none(),
-                    _ => false,
+                let is_right = if let Ask::Read { length: most, .. } = ask {
+                    length.is_some_and(|length| length <= most.unwrap_or(u64::MAX))
+                } else {
+                    length.is_none()
                 };
                 if !is_right {
                     return Err(nonsense("a file of a length that it cannot have").into());
@@ -66,7 +66,7 @@ impl Content {
         if self.end.is_some() {
             return Ok(None);
         }
-        match self.files.answers.next(ANSWER_DEADLINE).await? {
+        match self.files.answers.next(self.files.patience.answer).await? {
             Said::Data(bytes) => {
                 self.got += bytes.len() as u64;
                 if self.length.is_some_and(|length| self.got > length) {

@@ -70,6 +70,14 @@ pub struct Files {
     pub asks: Asks,
     /// Is told.
     pub answers: Answers,
+    patience: Patience,
+}
+
+/// How long a box may take to answer.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    answer: Duration,
+    long: Duration,
 }
 
 impl Files {
@@ -84,7 +92,8 @@ impl Files {
             ..wire::Exec::new(job, vec!["files".into()], "/", User::BOXUSER)
         };
         let job = super::exec(engine, id, exec).await?;
-        Ok(Self { asks: Asks::new(job.control()), answers: Answers::new(job) })
+        let patience = Patience { answer: ANSWER_DEADLINE, long: LONG_DEADLINE };
+        Ok(Self { asks: Asks::new(job.control()), answers: Answers::new(job), patience })
     }
 
     /// Does what is answered by its end only. Returns whether something was left out.
@@ -93,7 +102,7 @@ impl Files {
     /// The box refuses, or is lost.
     pub async fn carry_out(&mut self, ask: &Ask) -> Result<bool, FilesError> {
         self.send(ask).await?;
-        match self.answer(LONG_DEADLINE).await? {
+        match self.answer(self.patience.long).await? {
             Answer::Done { truncated } => Ok(truncated),
             other => Err(out_of_turn(&other)),
         }
@@ -105,11 +114,11 @@ impl Files {
     /// The box refuses, or is lost.
     pub async fn stat(&mut self, path: PathText, follow: bool) -> Result<Stat, FilesError> {
         self.send(&Ask::Stat { path, follow }).await?;
-        let stat = match self.answer(ANSWER_DEADLINE).await? {
+        let stat = match self.answer(self.patience.answer).await? {
             Answer::Stat { stat } => stat,
             other => return Err(out_of_turn(&other)),
         };
-        match self.answer(ANSWER_DEADLINE).await? {
+        match self.answer(self.patience.answer).await? {
             Answer::Done { .. } => Ok(stat),
             other => Err(out_of_turn(&other)),
         }
@@ -128,7 +137,7 @@ impl Files {
     /// # Errors
     /// The box refuses, is lost, or names what cannot be a name.
     pub async fn next_entries(&mut self) -> Result<Part<Entry>, FilesError> {
-        match self.answer(LONG_DEADLINE).await? {
+        match self.answer(self.patience.long).await? {
             Answer::Entries { entries } if entries.iter().all(|entry| is_name(&entry.name)) => Ok(Part::Some(entries)),
             Answer::Entries { .. } => Err(nonsense("a name that cannot be one").into()),
             Answer::Done { truncated } => Ok(Part::End { truncated }),
@@ -141,7 +150,7 @@ impl Files {
     /// # Errors
     /// The box refuses, is lost, or names what cannot be a path.
     pub async fn next_matches(&mut self) -> Result<Part<Match>, FilesError> {
-        match self.answer(LONG_DEADLINE).await? {
+        match self.answer(self.patience.long).await? {
             Answer::Matches { matches } if matches.iter().all(|found| is_path(&found.path)) => Ok(Part::Some(matches)),
             Answer::Matches { .. } => Err(nonsense("a path that cannot be one").into()),
             Answer::Done { truncated } => Ok(Part::End { truncated }),
@@ -155,7 +164,7 @@ impl Files {
     /// The box refuses, or is lost.
     pub async fn watch(&mut self, path: PathText, recursive: bool) -> Result<bool, FilesError> {
         self.send(&Ask::Watch { path, recursive }).await?;
-        match self.answer(LONG_DEADLINE).await? {
+        match self.answer(self.patience.long).await? {
             Answer::Watching { truncated } => Ok(truncated),
             other => Err(out_of_turn(&other)),
         }
