@@ -10,11 +10,13 @@ use clap::{Parser, Subcommand};
 
 mod askpass;
 mod client;
+mod cp;
 mod create;
 mod data;
 mod delete;
 mod doctor;
 mod door;
+mod edit;
 mod env;
 mod exec;
 mod failure;
@@ -63,6 +65,10 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Copy files and folders into a box and out of it
+    Cp(cp::Cp),
+    /// Edit a file of a box with this host's editor
+    Edit(edit::Edit),
     /// Pause boxes: what runs in them stands still until they are resumed
     Pause(pause::Pause),
     /// Resume paused boxes; any work in them does so too
@@ -116,6 +122,8 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Cp(cp) => client(cp.run()),
+        Command::Edit(edit) => client(edit.run()),
         Command::Pause(boxes) => client(boxes.pause()),
         Command::Resume(boxes) => client(boxes.resume()),
         Command::Delete(delete) => client(delete.run()),

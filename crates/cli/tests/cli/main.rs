@@ -1,6 +1,7 @@
 //! The program as its users meet it: called, with its output and exit codes.
 
 mod boxes;
+mod cp;
 mod env;
 mod exec;
 mod image;

@@ -228,7 +228,7 @@ impl FileWork {
     where
         E: From<FileError>,
     {
-        let Files { asks, answers } = &mut self.files;
+        let Files { asks, answers, .. } = &mut self.files;
         let worked = async { Ok::<_, FileError>(work(asks, answers).await) };
         self.hold.during(worked).await?
     }

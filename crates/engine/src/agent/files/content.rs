@@ -6,6 +6,9 @@ use bytes::Bytes;
 use super::answers::nonsense;
 use super::{Files, FilesError, Said};
 
+/// Bytes of a file at most, as Linux has it.
+const LENGTH_MAX: u64 = u64::MAX >> 1;
+
 /// The content of a file or an archive. Dropping it ends the job in the box.
 #[derive(Debug)]
 pub struct Content {
@@ -33,7 +36,7 @@ impl Files {
         match self.answer(self.patience.answer).await? {
             Answer::Opened { stat, length } => {
                 let is_right = if let Ask::Read { length: most, .. } = ask {
-                    length.is_some_and(|length| length <= most.unwrap_or(u64::MAX))
+                    length.is_some_and(|length| length <= most.unwrap_or(u64::MAX).min(LENGTH_MAX))
                 } else {
                     length.is_none()
                 };

@@ -112,7 +112,7 @@ impl Work {
             }
             Lie::NoLength => self.say(&opened(None)).await,
             Lie::Endless => {
-                self.say(&opened(Some(u64::MAX))).await;
+                self.say(&opened(Some(u64::MAX >> 1))).await;
                 let piece = Bytes::from(vec![b'x'; FRAME_MAX / 4]);
                 while !self.job.has_ended() && self.job.is_followed() {
                     self.send(&piece).await;

@@ -54,7 +54,7 @@ pub(crate) async fn download(
     if let Some(length) = content.length() {
         set(&mut head, header::CONTENT_LENGTH, &length.to_string());
     }
-    Ok((head, body(content)).into_response())
+    Ok((head, body(content, about(&path)).await?).into_response())
 }
 
 /// A part of a file; none where it is another file than the client has a part of.
@@ -83,7 +83,7 @@ async fn part(
     let mut head = head(&stat, path);
     set(&mut head, header::CONTENT_LENGTH, &length.to_string());
     set(&mut head, header::CONTENT_RANGE, &format!("bytes {from}-{}/{}", from + length - 1, stat.size));
-    Ok(Some((StatusCode::PARTIAL_CONTENT, head, body(content)).into_response()))
+    Ok(Some((StatusCode::PARTIAL_CONTENT, head, body(content, about(path)).await?).into_response()))
 }
 
 async fn open(
@@ -109,7 +109,7 @@ async fn archive(http: &Arc<Http>, kept: &Kept, path: &FilePath, format: &str) -
     let mut head = HeaderMap::new();
     head.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     set(&mut head, header::CONTENT_DISPOSITION, &attachment(path, ending));
-    Ok((head, body(content)).into_response())
+    Ok((head, body(content, about(path)).await?).into_response())
 }
 
 fn head(stat: &Stat, path: &FilePath) -> HeaderMap {
@@ -150,26 +150,36 @@ fn set(head: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// All of it. It breaks off, instead of ending, where there is more that cannot be had.
-fn body(content: FileContent) -> Body {
-    Body::from_stream(unfold(Some(content), async |content| {
-        let mut content = content?;
-        match content.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(content))),
-            Ok(None) if content.is_truncated() && content.length().is_some() => {
-                Some((Err(std::io::Error::other("the file shrank while it was read")), None))
-            }
-            Ok(None) => None,
-            Err(error) => {
-                tracing::debug!(%error, "a download breaks off");
-                Some((Err(std::io::Error::other(broke_off(error))), None))
-            }
+/// All of it. What fails in the first two pieces is told as such; later it breaks off, instead of ending, where there is more that cannot
+/// be had.
+async fn body(mut content: FileContent, refuse: impl Fn(FileError) -> ApiError) -> Result<Body, ApiError> {
+    let Some(first) = content.next().await.map_err(&refuse)? else {
+        shrunk(&content).map_err(|text| ApiError::status(StatusCode::CONFLICT, text))?;
+        return Ok(Body::empty());
+    };
+    let Some(second) = content.next().await.map_err(&refuse)? else {
+        shrunk(&content).map_err(|text| ApiError::status(StatusCode::CONFLICT, text))?;
+        return Ok(first.into());
+    };
+    Ok(Body::from_stream(unfold(Some((vec![second, first], content)), async |at| {
+        let (mut ready, mut content) = at?;
+        if let Some(piece) = ready.pop() {
+            return Some((Ok(piece), Some((ready, content))));
         }
-    }))
+        let error = match content.next().await {
+            Ok(Some(bytes)) => return Some((Ok(bytes), Some((ready, content)))),
+            Ok(None) => shrunk(&content).err()?.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(error, "a download breaks off");
+        Some((Err(std::io::Error::other(error)), None))
+    })))
 }
 
-fn broke_off(error: FileError) -> String {
-    error.to_string()
+/// Whether less came than was said in the head.
+fn shrunk(content: &FileContent) -> Result<(), &'static str> {
+    let shrunk = content.is_truncated() && content.length().is_some();
+    if shrunk { Err("the file shrank while it was read; read it again") } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,187 @@
+//! Out of a box.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use boxyard_proto::api::files::FileType;
+use reqwest::Method;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use super::bar::bar;
+use super::part::Part;
+use super::place::Remote;
+use super::{Copy, blocking, failed, unpack};
+use crate::failure::Failure;
+use crate::output::note;
+
+/// A file, or a folder as a tar archive, to standard output.
+pub(super) async fn pipe(copy: &Copy, from: &Remote) -> Result<(), Failure> {
+    let query: &[(&str, &str)] = match kind(copy, from).await? {
+        FileType::Directory => &[("path", path_of(from)), ("format", "tar")],
+        FileType::File | FileType::Symlink | FileType::Other => &[("path", path_of(from))],
+    };
+    let mut answer = copy.client.send(from.request(&copy.client, Method::GET, "download", query)).await?;
+    let bar = bar(copy, path_of(from), answer.content_length());
+    let mut out = tokio::io::stdout();
+    while let Some(piece) = answer.chunk().await.map_err(broke_off)? {
+        bar.inc(piece.len() as u64);
+        match out.write_all(&piece).await {
+            Ok(()) => {}
+            // A reader that has gone is no failure.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(Failure::failed("cannot write to standard output", error)),
+        }
+    }
+    bar.finish_and_clear();
+    out.flush().await.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+        .map_err(|error| Failure::failed("cannot write to standard output", error))
+}
+
+/// A file or folder to a path of this host.
+pub(super) async fn path(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Failure> {
+    let is_folder = kind(copy, from).await? == FileType::Directory;
+    let contents_only = from.path.is_empty() || from.path == "." || from.path.ends_with("/.");
+    let to = within(from, to, is_folder && contents_only)?;
+    if is_folder { folder(copy, from, to).await } else { file(copy, from, &to).await }
+}
+
+async fn kind(copy: &Copy, from: &Remote) -> Result<FileType, Failure> {
+    match from.stat(&copy.client).await? {
+        Some(there) => Ok(there.r#type),
+        None => Err(Failure::plain(format!("{}: there is no such file or folder in the box", path_of(from)))),
+    }
+}
+
+fn path_of(from: &Remote) -> &str {
+    if from.path.is_empty() { "." } else { &from.path }
+}
+
+/// Where a copy of `from` goes: into what is a folder.
+fn within(from: &Remote, to: &Path, contents_only: bool) -> Result<PathBuf, Failure> {
+    let is_folder = to.is_dir() || to.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if contents_only || !is_folder {
+        return Ok(to.to_owned());
+    }
+    let name = from.name();
+    let name = name.ok_or_else(|| Failure::usage(format!("'{}' has no name: say what its copy is called", from.path)))?;
+    Ok(to.join(name))
+}
+
+/// One file, from where an earlier copy of the same version broke off.
+async fn file(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Failure> {
+    let mut tries = 0;
+    loop {
+        let had = match fetch(copy, from, to).await {
+            Ok(()) => return Ok(()),
+            Err(Broken { failure, goes_on: false, .. }) => return Err(failure),
+            Err(Broken { failure, had, .. }) if tries >= RETRIES && had == 0 => return Err(failure),
+            Err(Broken { failure, had, .. }) => {
+                note(&format!("boxyard: {}; going on from where it was", failure.text()));
+                had
+            }
+        };
+        tries = if had > 0 { 1 } else { tries + 1 };
+    }
+}
+
+/// How often a copy that makes no progress is tried again.
+const RETRIES: u32 = 3;
+
+/// A copy that did not come to its end.
+struct Broken {
+    failure: Failure,
+    /// Bytes that came this time.
+    had: u64,
+    /// Whether to try again.
+    goes_on: bool,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, had: 0, goes_on: false }
+    }
+}
+
+async fn fetch(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Broken> {
+    let stat = from.stat(&copy.client).await?;
+    let stat = stat.ok_or_else(|| Failure::plain(format!("{}: the file is gone from the box", from.path)))?;
+    let mut part = Part::open(to, &stat.version).map_err(|error| failed("write", to, error))?;
+    let mut request = from.request(&copy.client, Method::GET, "download", &[("path", &from.path)]);
+    if part.length() > 0 && part.length() < stat.size {
+        request = request
+            .header("range", format!("bytes={}-", part.length()))
+            .header("if-range", format!("\"{}\"", stat.version));
+    } else if part.length() == stat.size && stat.size > 0 {
+        // All of it came the last time.
+        return Ok(part.finish(to, &stat).map_err(|error| failed("write", to, error))?);
+    }
+    let mut answer = copy.client.send(request).await?;
+    if answer.status() != reqwest::StatusCode::PARTIAL_CONTENT {
+        part.restart().map_err(|error| failed("write", to, error))?;
+    }
+    let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+    if tag.trim_matches('"') != stat.version {
+        part.forget();
+        return Err(Broken {
+            failure: Failure::plain(format!("{} was changed meanwhile", from.path)),
+            had: 1,
+            goes_on: true,
+        });
+    }
+    let bar = bar(copy, &from.path, Some(stat.size));
+    bar.set_position(part.length());
+    let before = part.length();
+    loop {
+        let piece = match answer.chunk().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break,
+            Err(error) => {
+                return Err(Broken { failure: broke_off(error), had: part.length() - before, goes_on: true });
+            }
+        };
+        bar.inc(piece.len() as u64);
+        part.write(&piece).map_err(|error| failed("write", to, error))?;
+    }
+    bar.finish_and_clear();
+    if part.length() != stat.size {
+        let failure = Failure::plain(format!("{}: {} of {} bytes came", from.path, part.length(), stat.size));
+        return Err(Broken { failure, had: part.length() - before, goes_on: true });
+    }
+    Ok(part.finish(to, &stat).map_err(|error| failed("write", to, error))?)
+}
+
+async fn folder(copy: &Copy, from: &Remote, to: PathBuf) -> Result<(), Failure> {
+    let query = [("path", path_of(from)), ("format", "tar")];
+    let mut answer = copy.client.send(from.request(&copy.client, Method::GET, "download", &query)).await?;
+    let bar = bar(copy, path_of(from), None);
+    let (pieces, packed) = mpsc::channel(8);
+    let unpacking = blocking(move || unpack::unpack(&to, packed));
+    let counted = bar.clone();
+    // With its end the pieces end.
+    let receiving = async move {
+        loop {
+            let piece = answer.chunk().await;
+            let piece = match piece {
+                Ok(Some(piece)) => Ok(piece),
+                Ok(None) => return,
+                Err(error) => Err(io::Error::other(broke_off(error).text().to_owned())),
+            };
+            counted.inc(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+            if pieces.send(piece).await.is_err() {
+                // It has failed, and says why.
+                return;
+            }
+        }
+    };
+    let (unpacked, ()) = tokio::join!(unpacking, receiving);
+    bar.finish_and_clear();
+    for name in unpacked? {
+        note(&format!("boxyard: {} is left out: a link that leads elsewhere, or something that is no file", name.display()));
+    }
+    Ok(())
+}
+
+fn broke_off(error: reqwest::Error) -> Failure {
+    Failure::failed("the answer broke off", error.without_url())
+}
