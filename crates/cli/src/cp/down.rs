@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use boxyard_proto::api::files::FileType;
 use reqwest::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::bar::bar;
 use super::part::Part;
@@ -81,9 +83,15 @@ async fn file(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Failure> {
                 had
             }
         };
+        if had == 0 {
+            sleep(PAUSE).await;
+        }
         tries = if had > 0 { 1 } else { tries + 1 };
     }
 }
+
+/// The pause before that.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often a copy that makes no progress is tried again.
 const RETRIES: u32 = 3;
@@ -116,7 +124,11 @@ async fn fetch(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Broken> {
         // All of it came the last time.
         return Ok(part.finish(to, &stat).map_err(|error| failed("write", to, error))?);
     }
-    let mut answer = copy.client.send(request).await?;
+    let answer = copy.client.ask(request).await;
+    let mut answer = answer.map_err(|failure| Broken { failure, had: 0, goes_on: true })?;
+    if !answer.status().is_success() {
+        return Err(copy.client.refusal(answer).await.into());
+    }
     if answer.status() != reqwest::StatusCode::PARTIAL_CONTENT {
         part.restart().map_err(|error| failed("write", to, error))?;
     }

@@ -199,7 +199,8 @@ fn breaking_off(content: &'static [u8]) -> (Server, Arc<AtomicUsize>) {
 
 #[test]
 fn a_download_that_breaks_off_goes_on_where_it_was() {
-    static CONTENT: [u8; 100_000] = [7; 100_000];
+    // Long enough for its first half to be sent.
+    static CONTENT: [u8; 4_000_000] = [7; 4_000_000];
     let (server, asked) = breaking_off(&CONTENT);
     let folder = tempfile::tempdir().expect("a folder");
     let to = folder.path().join("file");
