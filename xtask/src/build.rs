@@ -33,21 +33,36 @@ pub fn triple() -> String {
     std::env::var("CARGO_BUILD_TARGET").ok().or_else(|| named.map(str::to_owned)).unwrap_or_default()
 }
 
+/// What programs for tests have more than others: points at which they can be killed.
+pub const TEST_FEATURES: [&str; 2] = ["--features", "boxyard-cli/fail-points"];
+
 /// Builds `boxyard` and `boxyard-init`.
 ///
 /// # Errors
 /// Building failed.
 pub fn programs(profile: Profile) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--locked", "--package", "boxyard-cli", "--package", "boxyard-init"];
-    if profile == Profile::Release {
-        arguments.push("--release");
+    match profile {
+        Profile::Release => arguments.push("--release"),
+        Profile::Dev => arguments.extend(TEST_FEATURES),
     }
     shell::run(&mut shell::cargo(&arguments))?;
     let folder = profile.programs();
     for program in ["boxyard", "boxyard-init"] {
         ensure!(folder.join(program).is_file(), "{} was built and is not there", folder.join(program).display());
     }
+    if profile == Profile::Release {
+        has_no_fail_points(&std::fs::read(folder.join("boxyard"))?)?;
+    }
     Ok(folder)
+}
+
+/// Whether a program for use cannot be told to die.
+fn has_no_fail_points(program: &[u8]) -> Result<()> {
+    const VARIABLE: &[u8] = b"BOXYARD_FAIL_POINT";
+    let found = program.windows(VARIABLE.len()).any(|bytes| bytes == VARIABLE);
+    ensure!(!found, "boxyard was built for release with fail points, which are for tests only");
+    Ok(())
 }
 
 /// Bytes that `boxyard-init` may have: it is started once for every box.
@@ -88,6 +103,12 @@ fn needs_interpreter(program: &[u8]) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_with_fail_points_is_not_shipped() {
+        assert!(has_no_fail_points(b"\x7fELF and so on").is_ok());
+        assert!(has_no_fail_points(b"\x7fELF, BOXYARD_FAIL_POINT, and so on").is_err());
+    }
 
     #[test]
     fn a_dynamic_program_is_told_from_a_static_one() {

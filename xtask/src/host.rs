@@ -67,6 +67,7 @@ pub const TEST: &[Need] = &[
     Need { package: "npm", why: "installing the TypeScript SDK", there: There::Program(&["npm"]) },
     Need { package: "python3", why: "running the Python SDK", there: There::Program(&["python3"]) },
     Need { package: "python3-venv", why: "installing the Python SDK", there: There::Python("venv, ensurepip") },
+    Need { package: "e2fsprogs", why: "a disk that loses its power", there: There::Program(&["mkfs.ext4"]) },
     Need { package: "iproute2", why: "looking for leftover network interfaces", there: There::Program(&["ip"]) },
     Need { package: "openssh-client", why: "trying the SSH door", there: There::Program(&["ssh"]) },
     Need { package: "sshpass", why: "typing a password to ssh", there: There::Program(&["sshpass"]) },

@@ -134,8 +134,9 @@ fn run_as_root(filter: Option<&str>, consent: Consent) -> Result<()> {
 fn checks(tally: &mut Tally) {
     tally.check("format", || shell::run(&mut shell::cargo(&["fmt", "--all", "--check"])));
     tally.check("lints", || {
-        let lints = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-        shell::run(&mut shell::cargo(&lints))
+        let lints = ["clippy", "--locked", "--workspace", "--all-targets"];
+        let deny = ["--", "--deny", "warnings"];
+        shell::run(&mut shell::cargo(&[&lints[..], &build::TEST_FEATURES, &deny].concat()))
     });
     tally.check("dependencies", policy::check);
 }
@@ -165,7 +166,7 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
             Real::Without => &["--workspace", "--exclude", "boxyard-real-tests", "--lib", "--bins", "--tests", "--"],
         };
         let threads: &[&str] = if real == Real::Only { &["--test-threads", "1"] } else { &[] };
-        return cargo_test(&[which, threads, filter.as_slice()].concat());
+        return cargo_test(&[&build::TEST_FEATURES, which, threads, filter.as_slice()].concat());
     }
     let set = match real {
         Real::Only => "package(boxyard-real-tests)",
@@ -173,6 +174,8 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
     };
     let mut nextest =
         shell::cargo(&["nextest", "run", "--locked", "--workspace", "--profile", "ci", "--no-tests", "pass"]);
+    // As the programs were built: else the tests of the program would build it anew without its fail points.
+    nextest.args(build::TEST_FEATURES);
     nextest.args(["--filterset", set]).args(filter);
     nextest.envs(places());
     // nextest keeps its own files below the root, wherever cargo builds.
@@ -194,7 +197,7 @@ fn workspace_tests(filter: Option<&str>, real: Real) -> Result<Count> {
 }
 
 /// Where tests find what was built and installed for them.
-fn places() -> [(&'static str, PathBuf); 3] {
+fn places() -> [(&'static str, PathBuf); 4] {
     [
         ("BOXYARD_TEST_PROGRAMS", Profile::Dev.programs()),
         ("BOXYARD_TEST_PYTHON", sdk::python()),

@@ -158,6 +158,11 @@ impl Client {
         url
     }
 
+    /// Whether something listens where the server is.
+    pub(crate) async fn is_reachable(&self) -> bool {
+        self.http.get(self.base.clone()).timeout(CONNECT_DEADLINE).send().await.is_ok()
+    }
+
     /// The server's host: a name or an address, IPv6 without brackets.
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
@@ -165,14 +170,12 @@ impl Client {
 
     /// Sends an ordinary request and reads the JSON of its answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
-        let answer = self.send(request.timeout(CALL_DEADLINE)).await?;
-        self.read_json(answer).await
+        read_json(self.send(request.timeout(CALL_DEADLINE)).await?).await
     }
 
-    /// Reads the JSON of an answer.
-    pub(crate) async fn read_json<T: DeserializeOwned>(&self, answer: Response) -> Result<T, Failure> {
-        let bytes = read(answer).await?;
-        serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
+    /// Sends a request that may take as long as it likes and reads the JSON of its answer.
+    pub(crate) async fn call_patiently<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        read_json(self.send(request).await?).await
     }
 
     /// Reads an answer that is not long.
@@ -203,6 +206,12 @@ impl Client {
         };
         Failure::plain(text)
     }
+}
+
+/// Reads the JSON of an answer.
+pub(crate) async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+    let bytes = read(answer).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
 }
 
 async fn read(mut answer: Response) -> Result<Vec<u8>, Failure> {

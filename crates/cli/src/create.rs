@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use boxyard_proto::SnapshotId;
 use boxyard_proto::api::boxes::{BoxData, BoxStatus, CreateBox};
@@ -14,12 +13,7 @@ use reqwest::Method;
 use crate::client::{Client, ClientOptions};
 use crate::failure::Failure;
 use crate::output::{note, print};
-
-/// The API tells of a box's readiness only when asked; half as often as the official clients would be slow to notice.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-
-/// How long a box may take to be made: building an image takes minutes, and a server that says "creating" for ever is broken.
-const MADE_DEADLINE: Duration = Duration::from_secs(3600);
+use crate::poll::{not_made, until_made};
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
@@ -27,9 +21,9 @@ pub(crate) struct Create {
     #[arg(long)]
     runtime: Option<String>,
     /// Snapshot that the box's disk starts as a copy of; runtime, size and variables are its source's, unless given here
-    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "runtime")]
+    #[arg(long, visible_alias = "snapshot", value_name = "SNAPSHOT", conflicts_with = "runtime")]
     from: Option<SnapshotId>,
-    /// Size: small, medium or large
+    /// Size: small, medium, large, or another one that the server has
     #[arg(long)]
     size: Option<String>,
     /// Name that stands for the id
@@ -73,6 +67,10 @@ impl Create {
                 size: self.size,
                 runtime: None,
                 env_vars,
+                keep_alive: self.keep_alive.then_some(true),
+                init_command: self.init_command,
+                ephemeral: self.ephemeral.then_some(true),
+                ttl: self.ttl,
             }),
             None => client.request(Method::POST, &[]).json(&CreateBox {
                 name: self.name,
@@ -95,27 +93,17 @@ impl Create {
 pub(crate) async fn finish(client: &Client, made: &BoxData, no_wait: bool) -> Result<ExitCode, Failure> {
     if made.status == BoxStatus::Creating && !no_wait {
         note(&format!("{} is being made: the image of {} may have to be built first", made.id, made.runtime));
-        tokio::time::timeout(MADE_DEADLINE, wait(client, made)).await.map_err(|_| {
-            let minutes = MADE_DEADLINE.as_secs() / 60;
-            Failure::plain(format!("{} is still being made after {minutes} minutes; see the server's log", made.id))
-        })??;
+        let is_made = async || {
+            let now: BoxData = client.call(client.request(Method::GET, &[made.id.as_str()])).await?;
+            match now.status {
+                BoxStatus::Creating => Ok(false),
+                BoxStatus::Idle | BoxStatus::Running | BoxStatus::Paused => Ok(true),
+                BoxStatus::Error | BoxStatus::Deleted => Err(not_made(made.id.as_str())),
+            }
+        };
+        until_made(made.id.as_str(), is_made).await?;
     }
     print(made.id.as_str())
-}
-
-async fn wait(client: &Client, made: &BoxData) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(ASK_EVERY).await;
-        let now: BoxData = client.call(client.request(Method::GET, &[made.id.as_str()])).await?;
-        match now.status {
-            BoxStatus::Creating => {}
-            BoxStatus::Idle | BoxStatus::Running | BoxStatus::Paused => return Ok(()),
-            BoxStatus::Error | BoxStatus::Deleted => {
-                let text = format!("{} could not be made; the server's log says why", made.id);
-                return Err(Failure::plain(text));
-            }
-        }
-    }
 }
 
 fn seconds(text: &str) -> Result<u64, String> {

@@ -2,16 +2,53 @@
 
 use std::process::ExitCode;
 
-use boxyard_engine::local::{Check, check_host};
+use boxyard_engine::local::{Check, PoolGrowth, check_host, grow_pool};
+use boxyard_server::config::{Config, bytes};
+use clap::Args;
+use indicatif::HumanBytes;
 
 use crate::data::DataOptions;
 use crate::failure::{FAILED, Failure};
 use crate::host::local;
-use crate::output::print;
+use crate::output::{note, print};
 
-pub(crate) fn run(data: &DataOptions) -> Result<ExitCode, Failure> {
-    let config = data.load()?;
-    let checks = check_host(&local(&config));
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Let the pool that boxes' disks lie in grow to this size, such as 100GB, also while the server runs; it never shrinks
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    grow_pool: Option<u64>,
+    #[command(flatten)]
+    data: DataOptions,
+}
+
+impl Doctor {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let config = self.data.load()?;
+        match self.grow_pool {
+            Some(size) => grow(&config, size).await,
+            None => look(&config),
+        }
+    }
+}
+
+async fn grow(config: &Config, size: u64) -> Result<ExitCode, Failure> {
+    let grown =
+        grow_pool(&local(config), size).await.map_err(|error| Failure::failed("the pool stays as it is", error))?;
+    note(&told(grown));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn told(PoolGrowth { from, to, in_use }: PoolGrowth) -> String {
+    let (before, now) = (HumanBytes(from), HumanBytes(to));
+    match (in_use, from == to) {
+        (true, true) => format!("the pool has {now}"),
+        (true, false) => format!("the pool has grown from {before} to {now}"),
+        (false, _) => format!("the pool has {now} when the server starts next"),
+    }
+}
+
+fn look(config: &Config) -> Result<ExitCode, Failure> {
+    let checks = check_host(&local(config));
     let lacking = checks.iter().filter(|check| !check.ok).count();
     print(&report(&checks))?;
     Ok(ExitCode::from(if lacking == 0 { 0 } else { FAILED }))

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use boxyard_proto::api::exec::ExecRequest;
+use boxyard_proto::api::exec::{ExecRequest, ExecStarted};
 use clap::Args;
 use reqwest::{Method, Response};
 use tokio::io::{AsyncWriteExt, Stdout};
@@ -12,16 +12,16 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::client::{Client, ClientOptions, box_argument};
 use crate::failure::{Failure, NOT_RUN};
-use crate::output::note;
+use crate::output::{note, print};
 use crate::signals::Signals;
 use crate::trailer::{Ending, Trailer};
 
 /// How long a cancelled command may take to end before it is left alone.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
 /// What shells say of a command that Ctrl-C ended: 128 and SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 /// What shells say of a command whose reader went away: 128 and SIGPIPE.
-const NO_READER: u8 = 141;
+pub(crate) const NO_READER: u8 = 141;
 /// Header of the run's id.
 const RUN_ID: &str = "x-box-run-id";
 
@@ -33,6 +33,9 @@ pub(crate) struct Exec {
     /// Working folder, absolute or below /workspace/home
     #[arg(long)]
     folder: Option<String>,
+    /// Print the run's id at once and let the command go on; `attach` shows what it writes
+    #[arg(long, short)]
+    detach: bool,
     /// The command, run without a shell
     #[arg(required = true, last = true, value_name = "ARGV")]
     argv: Vec<String>,
@@ -48,6 +51,12 @@ impl Exec {
 
     async fn stream(self) -> Result<ExitCode, Failure> {
         let client = self.client.connect()?;
+        if self.detach {
+            let body = ExecRequest { command: Some(self.argv), folder: self.folder, detach: Some(true) };
+            let request = client.request(Method::POST, &[&self.id, "exec"]).json(&body);
+            let started: ExecStarted = client.call(request).await?;
+            return print(&started.run_id);
+        }
         let mut signals = Signals::watch()?;
         let body = ExecRequest { command: Some(self.argv), folder: self.folder, detach: None };
         let request = client.request(Method::POST, &[&self.id, "exec-stream"]).json(&body);
@@ -57,7 +66,11 @@ impl Exec {
         };
         let run_id = answer.headers().get(RUN_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
 
-        let mut copying = std::pin::pin!(copy(answer, tokio::io::stdout()));
+        let again = match &run_id {
+            Some(run_id) => format!("boxyard attach {} {run_id}", self.id),
+            None => "boxyard attach".into(),
+        };
+        let mut copying = std::pin::pin!(copy(answer, tokio::io::stdout(), &again));
         tokio::select! {
             code = &mut copying => return code,
             () = signals.next() => {}
@@ -87,11 +100,10 @@ async fn cancel(client: &Client, id: &str, run_id: &str) -> Result<(), Failure> 
     client.send(request).await.map(drop)
 }
 
-async fn copy(mut answer: Response, mut out: Stdout) -> Result<ExitCode, Failure> {
+async fn copy(mut answer: Response, mut out: Stdout, again: &str) -> Result<ExitCode, Failure> {
     let mut trailer = Trailer::default();
-    let broke_off = |why: &str| {
-        Failure::plain(format!("the stream broke off{why}; the command goes on, see its run in the box's list of runs"))
-    };
+    let broke_off =
+        |why: &str| Failure::plain(format!("the stream broke off{why}; the command goes on, see it with: {again}"));
     while let Some(piece) = answer.chunk().await.map_err(|error| broke_off(&format!(" ({})", error.without_url())))? {
         if !write(&mut out, &trailer.push(&piece)).await? {
             return Ok(ExitCode::from(NO_READER));
@@ -109,7 +121,7 @@ async fn copy(mut answer: Response, mut out: Stdout) -> Result<ExitCode, Failure
 }
 
 /// Says whether anybody reads.
-async fn write(out: &mut Stdout, bytes: &[u8]) -> Result<bool, Failure> {
+pub(crate) async fn write(out: &mut Stdout, bytes: &[u8]) -> Result<bool, Failure> {
     let written = async {
         out.write_all(bytes).await?;
         out.flush().await

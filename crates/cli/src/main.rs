@@ -1,14 +1,16 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
-//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` answers with the command's own code, and 125 when it could
-//! not run the command at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
+//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod archive;
 mod askpass;
+mod attach;
 mod client;
 mod cp;
 mod create;
@@ -24,8 +26,10 @@ mod host;
 mod image;
 mod key;
 mod list;
+mod logs;
 mod output;
 mod pause;
+mod poll;
 mod serve;
 mod signals;
 mod snapshot;
@@ -57,8 +61,8 @@ enum Command {
     /// Build and list images, on the server's host
     #[command(subcommand)]
     Image(image::Image),
-    /// Say what this host lacks to run boxes, and how to mend it
-    Doctor(data::DataOptions),
+    /// Say what this host lacks to run boxes, and how to mend it; let the pool of boxes' disks grow
+    Doctor(doctor::Doctor),
     /// Make a box and print its id
     Create(create::Create),
     /// List boxes
@@ -69,6 +73,10 @@ enum Command {
     Cp(cp::Cp),
     /// Edit a file of a box with this host's editor
     Edit(edit::Edit),
+    /// Print what a run has written, follow it, and end with its exit code
+    Attach(attach::Attach),
+    /// Print a box's log, and follow it
+    Logs(logs::Logs),
     /// Pause boxes: what runs in them stands still until they are resumed
     Pause(pause::Pause),
     /// Resume paused boxes; any work in them does so too
@@ -100,6 +108,10 @@ enum Command {
     /// What ssh asks when `boxyard ssh` has become it
     #[command(hide = true, name = askpass::KNOWN_HOSTS)]
     SshKnownHosts,
+    /// List the points at which tests kill the server
+    #[cfg(feature = "fail-points")]
+    #[command(hide = true)]
+    FailPoints,
 }
 
 fn main() -> ExitCode {
@@ -118,12 +130,14 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Key(key) => client(key.run()),
         Command::Image(image) => client(image.run()),
-        Command::Doctor(data) => doctor::run(&data),
+        Command::Doctor(doctor) => client(doctor.run()),
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Cp(cp) => client(cp.run()),
         Command::Edit(edit) => client(edit.run()),
+        Command::Attach(attach) => client(attach.run()),
+        Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),
         Command::Resume(boxes) => client(boxes.resume()),
         Command::Delete(delete) => client(delete.run()),
@@ -137,6 +151,8 @@ fn main() -> ExitCode {
         Command::SshKey(key) => client(key.run()),
         Command::SshToken(token) => client(token.run()),
         Command::SshKnownHosts => askpass::known_hosts(),
+        #[cfg(feature = "fail-points")]
+        Command::FailPoints => output::print(&boxyard_engine::fail::POINTS.join("\n")),
     };
     outcome.unwrap_or_else(|failure| {
         failure.tell();

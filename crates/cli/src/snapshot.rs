@@ -1,7 +1,6 @@
-//! `boxyard snapshot` and `boxyard fork`: saved disks, and boxes that start as copies of others.
+//! `boxyard snapshot` and `boxyard fork`: saved disks, and boxes that start as copies of others. See `archive` for those in files.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use boxyard_proto::SnapshotId;
 use boxyard_proto::api::boxes::BoxData;
@@ -11,15 +10,12 @@ use boxyard_proto::api::snapshots::{
 use clap::{Args, Subcommand};
 use reqwest::Method;
 
-use crate::client::{Client, ClientOptions, box_argument};
+use crate::archive::{Export, Import};
+use crate::client::{ClientOptions, box_argument};
 use crate::create::finish;
 use crate::failure::{FAILED, Failure};
 use crate::output::{note, print, table, time};
-
-/// The API tells of a snapshot's readiness only when asked.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How long a snapshot may take: where disks are plain folders it is a copy, and others of the box may go first.
-const READY_DEADLINE: Duration = Duration::from_secs(3600);
+use crate::poll::{not_made, until_made};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Snapshot {
@@ -29,6 +25,10 @@ pub(crate) enum Snapshot {
     List(List),
     /// Delete snapshots; boxes made from them live on
     Delete(Delete),
+    /// Write a snapshot into a file, for this server or another
+    Export(Export),
+    /// Make a snapshot from such a file and print its id
+    Import(Import),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +88,8 @@ impl Snapshot {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
             Self::Delete(delete) => delete.run().await,
+            Self::Export(export) => export.run().await,
+            Self::Import(import) => import.run().await,
         }
     }
 }
@@ -100,27 +102,19 @@ impl Create {
             client.call(client.request(Method::POST, &[&self.id, "snapshots"]).json(&body)).await?;
         if made.status == SnapshotStatus::Creating && !self.no_wait {
             note(&format!("{} is being made", made.id));
-            tokio::time::timeout(READY_DEADLINE, ready(&client, &made)).await.map_err(|_| {
-                let minutes = READY_DEADLINE.as_secs() / 60;
-                Failure::plain(format!("{} is still being made after {minutes} minutes", made.id))
-            })??;
+            let is_ready = async || {
+                let request = client.request(Method::GET, &[made.box_id.as_str(), "snapshots"]);
+                let list: Snapshots = client.call(request).await?;
+                let now = list.snapshots.into_iter().find(|row| row.id == made.id).map(|row| row.status);
+                match now {
+                    Some(SnapshotStatus::Creating) => Ok(false),
+                    Some(SnapshotStatus::Ready) => Ok(true),
+                    Some(SnapshotStatus::Error | SnapshotStatus::Deleted) | None => Err(not_made(made.id.as_str())),
+                }
+            };
+            until_made(made.id.as_str(), is_ready).await?;
         }
         print(made.id.as_str())
-    }
-}
-
-async fn ready(client: &Client, made: &SnapshotData) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(ASK_EVERY).await;
-        let list: Snapshots = client.call(client.request(Method::GET, &[made.box_id.as_str(), "snapshots"])).await?;
-        let now = list.snapshots.into_iter().find(|row| row.id == made.id).map(|row| row.status);
-        match now {
-            Some(SnapshotStatus::Creating) => {}
-            Some(SnapshotStatus::Ready) => return Ok(()),
-            Some(SnapshotStatus::Error | SnapshotStatus::Deleted) | None => {
-                return Err(Failure::plain(format!("{} could not be made; the server's log says why", made.id)));
-            }
-        }
     }
 }
 

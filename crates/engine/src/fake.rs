@@ -26,10 +26,13 @@ use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
 use crate::{
-    Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved, Usage,
+    Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, ObservedState, Resumed, Saved,
+    Usage,
 };
 
+mod archive;
 mod files;
 mod job;
 mod programs;
@@ -48,6 +51,9 @@ const CONNECTION_BYTES: usize = FRAME_MAX;
 /// What every fake snapshot is said to hold.
 const SNAPSHOT_BYTES: u64 = 4096;
 
+/// The room there is for disks unless a test says otherwise: a petabyte, all of it free.
+const DISK_ROOM: DiskRoom = DiskRoom { bytes: 1 << 50, left: 1 << 50 };
+
 /// The engine. Share it in an `Arc`.
 #[derive(Default)]
 pub struct FakeEngine {
@@ -62,6 +68,8 @@ struct State {
     paused: HashMap<BoxId, ObservedState>,
     /// What was saved: folders.
     snapshots: BTreeMap<SnapshotId, BTreeSet<String>>,
+    /// Bytes that archives are filled with.
+    filling: usize,
     /// Failures of coming calls, the next first.
     failures: HashMap<Call, Vec<ErrorKind>>,
     /// Gates that calls wait for before they do anything.
@@ -69,6 +77,8 @@ struct State {
     calls: Vec<(Call, BoxId)>,
     /// What boxes are said to use.
     usages: HashMap<BoxId, Usage>,
+    /// What there is said to be for disks, where a test has said it.
+    disk_room: Option<DiskRoom>,
     /// How often boxes have run out of memory.
     oom_kills: HashMap<BoxId, u64>,
 }
@@ -88,6 +98,10 @@ pub enum Call {
     Resume,
     /// [`Engine::save`].
     Save,
+    /// [`Engine::export`].
+    Export,
+    /// [`Engine::import`], when the archive has been read.
+    Import,
     /// [`Engine::remove`].
     Remove,
     /// [`Engine::usage`].
@@ -145,6 +159,11 @@ impl FakeEngine {
         Arc::new(Self::default())
     }
 
+    /// Says how much room there is for disks from now on.
+    pub fn set_disk_room(&self, room: DiskRoom) {
+        self.lock().disk_room = Some(room);
+    }
+
     /// Lets the next call of this sort fail; several add up.
     pub fn fail_next(&self, call: Call, kind: ErrorKind) {
         self.lock().failures.entry(call).or_default().push(kind);
@@ -172,10 +191,12 @@ impl FakeEngine {
         let _ = self.gates.0.subscribe().wait_for(came).await;
     }
 
-    /// Makes a box vanish, as when its processes are killed from outside.
+    /// Makes a box vanish with its disk.
     pub fn lose(&self, id: &BoxId) {
         let mut state = self.lock();
-        state.boxes.remove(id);
+        if let Some(lost) = state.boxes.remove(id) {
+            lost.ended.cancel();
+        }
         state.paused.remove(id);
     }
 
@@ -187,6 +208,13 @@ impl FakeEngine {
     /// Says that the kernel has ended so many processes of a box for want of memory since the box was started.
     pub fn run_out_of_memory(&self, id: &BoxId, kills: u64) {
         self.lock().oom_kills.insert(id.clone(), kills);
+    }
+
+    /// Kills a box's first process: its disk is there, its processes are not, and nobody is left to say how they ended.
+    pub fn kill(&self, id: &BoxId) {
+        let Some(found) = self.lock().boxes.get(id).cloned() else { return };
+        self.lock().paused.insert(id.clone(), ObservedState::Stopped);
+        found.ended.cancel();
     }
 
     /// Lets a box stand as after the host was restarted: its disk is there and its processes are not.
@@ -390,6 +418,18 @@ impl Engine for FakeEngine {
         Ok(Box::new(ours))
     }
 
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError> {
+        let ended = {
+            let state = self.lock();
+            let stopped = state.paused.get(id) == Some(&ObservedState::Stopped);
+            state.boxes.get(id).filter(|_| !stopped).map(|found| found.ended.clone())
+        };
+        if let Some(ended) = ended {
+            ended.cancelled().await;
+        }
+        Ok(())
+    }
+
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
         self.steer(Call::Pause, id).await?;
         let found = self.find(id, "pausing the box")?;
@@ -437,6 +477,19 @@ impl Engine for FakeEngine {
         Ok(self.lock().snapshots.keys().cloned().collect())
     }
 
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError> {
+        self.pack(id, order).await
+    }
+
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError> {
+        self.unpack(into, archive, limits).await
+    }
+
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {
         self.steer(Call::Remove, id).await?;
         self.lose(id);
@@ -444,8 +497,17 @@ impl Engine for FakeEngine {
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let state = |id: &BoxId| self.lock().paused.get(id).copied().unwrap_or(ObservedState::Running);
-        Ok(self.ids().into_iter().map(|id| Observed { state: state(&id), id }).collect())
+        let state = self.lock();
+        let seen = |(id, found): (&BoxId, &Arc<FakeBox>)| Observed {
+            id: id.clone(),
+            state: state.paused.get(id).copied().unwrap_or(ObservedState::Running),
+            limits: Some(found.spec.limits),
+        };
+        Ok(state.boxes.iter().map(seen).collect())
+    }
+
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError> {
+        Ok(self.lock().disk_room.unwrap_or(DISK_ROOM))
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {

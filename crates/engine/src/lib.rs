@@ -9,12 +9,15 @@ use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 
+use archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
 use async_trait::async_trait;
 use boxyard_proto::{BoxId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod agent;
+pub mod archive;
+pub mod fail;
 pub mod fake;
 pub mod images;
 pub mod local;
@@ -27,7 +30,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A place where boxes live.
 ///
 /// Every call is idempotent: calling it again after a crash or a failure finishes what was begun. Calls for one box are never made at
-/// the same time (its keeper makes them), except [`connect`](Self::connect) and [`usage`](Self::usage); calls for different boxes are.
+/// the same time (its keeper makes them), except [`connect`](Self::connect), [`ended`](Self::ended) and [`usage`](Self::usage); calls for
+/// different boxes are.
 /// Dropping a call's future may leave its work half done, never in a state that calling it again, or [`remove`](Self::remove), does not
 /// mend.
 #[async_trait]
@@ -51,6 +55,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Opens a fresh stream to `boxyard-init` in a running box.
     async fn connect(&self, id: &BoxId) -> Result<Box<dyn Duplex>, EngineError>;
 
+    /// Waits until the box has no processes, whoever ended them; returns at once for one that has none, or is not there. Asks nothing of the
+    /// box. Dropping the future changes nothing.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError>;
+
     /// Freezes the box: its processes stand still and keep all that they have, memory and connections included. Nobody should connect to
     /// it meanwhile: a connection is taken, and answered when the box goes on. A stopped box stays stopped.
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError>;
@@ -72,11 +83,33 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Lists every snapshot that is complete, whatever the database says, and removes what is left of those that were broken off.
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, EngineError>;
 
+    /// Packs a snapshot, which must not be dropped meanwhile, as an archive that [`import`](Self::import) and programs for OCI images read.
+    /// The answer comes when all of it is packed, which may take minutes; then nothing keeps it from coming.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it holds something that no archive can.
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError>;
+
+    /// Makes a snapshot from an archive, wholly or not at all. Another try needs another id, or [`drop_snapshot`](Self::drop_snapshot)
+    /// first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it is no archive of a snapshot, or not all of it.
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError>;
+
     /// Ends the box and removes everything that exists because of it. A box that is not there is removed already.
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError>;
 
     /// Lists every box of which anything exists here, whatever the database says.
     async fn observe(&self) -> Result<Vec<Observed>, EngineError>;
+
+    /// How much room there is for the disks of new boxes at this moment.
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError>;
 
     /// What the box uses at this moment. A stopped box uses its disk only.
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError>;
@@ -131,6 +164,9 @@ pub struct Observed {
     pub id: BoxId,
     /// What there is of it.
     pub state: ObservedState,
+    /// What it was made to use at most, whatever its size stands for by now; `None` when that is not known any more.
+    #[serde(default)]
+    pub limits: Option<Limits>,
 }
 
 /// What there is of a box.
@@ -168,6 +204,15 @@ pub struct Usage {
     /// Processes that the kernel has ended since the box was started because the box was out of memory.
     #[serde(default)]
     pub oom_kills: u64,
+}
+
+/// How much room there is where the disks of new boxes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRoom {
+    /// Bytes that disks can take in all: those of boxes that are there, and whatever else lies there, included.
+    pub bytes: u64,
+    /// Bytes that can still be written.
+    pub left: u64,
 }
 
 /// What [`Engine::resume`] did.
@@ -209,6 +254,8 @@ pub enum ErrorKind {
     NotFound,
     /// The host has no room for it now; later it may.
     Exhausted,
+    /// What was handed in is wrong, or cannot be done with. The error with its sources is for whoever did so.
+    Invalid,
     /// This engine does not do that.
     Unsupported,
     /// Something is broken that the caller can do nothing about.

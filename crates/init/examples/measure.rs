@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use boxyard_proto::BoxId;
 use boxyard_proto::launch::{Launch, Launched, Network, UIDS_PER_BOX};
-use boxyard_proto::wire::{self, Exec, FromInit, HEADER_LEN, Hello, Kind, ToInit, User};
+use boxyard_proto::wire::{self, Exec, FromInit, HEADER_LEN, Hello, Kind, OnClose, ToInit, User};
 
 /// Output of the throughput run.
 const BIG: u64 = 4_000_000_000;
@@ -89,13 +89,20 @@ impl Bench {
         let made = Made::new(self, 0, false, false);
         let (_, pid) = made.launch(self);
         println!("idle PID 1: {}", memory(pid));
-        report("exec true in a box", self.times(|round| timed(|| run(&made.plan.socket, round, "/bin/true", &[]))));
-        let start = Instant::now();
-        let bytes = run(&made.plan.socket, u32::MAX, "/bin/sh", &["-c", &format!("head -c {BIG} /dev/zero")]);
-        let seconds = start.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
-        let rate = bytes as f64 / seconds / 1e6;
-        println!("output through a box        {rate:>10.0} MB/s");
+        for (spool, how) in [(false, "exec true in a box"), (true, "the same, its output held until it is taken")] {
+            let run = |round| run(&made.plan.socket, &format!("true {round} {spool}"), spool, "/bin/true", &[]);
+            report(how, self.times(|round| timed(|| run(round))));
+        }
+        for round in 0..6 {
+            let spool = round % 2 == 1;
+            let start = Instant::now();
+            let script = format!("head -c {BIG} /dev/zero");
+            let bytes = run(&made.plan.socket, &format!("big {round}"), spool, "/bin/sh", &["-c", &script]);
+            let seconds = start.elapsed().as_secs_f64();
+            #[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
+            let rate = bytes as f64 / seconds / 1e6;
+            println!("output through a box, held until it is taken: {spool:<5} {rate:>10.0} MB/s");
+        }
         println!("PID 1 after that: {}", memory(pid));
     }
 
@@ -181,14 +188,15 @@ impl Drop for Made {
 }
 
 /// Runs a program to its end; returns how much it wrote.
-fn run(socket: &Path, round: u32, program: &str, arguments: &[&str]) -> u64 {
+fn run(socket: &Path, job: &str, spool: bool, program: &str, arguments: &[&str]) -> u64 {
     let mut stream = connect(socket);
     let argv = [program].iter().chain(arguments).map(|&word| word.to_owned()).collect();
-    let exec = Exec::new(format!("measure {round}"), argv, "/", User::BOXUSER);
+    let on_close = if spool { OnClose::Keep } else { OnClose::End };
+    let exec = Exec { spool, on_close, ..Exec::new(job, argv, "/", User::BOXUSER) };
     let mut opening = wire::json_frame(&ToInit::Hello(Hello::ours()));
     opening.extend(wire::json_frame(&ToInit::Exec(exec)));
     stream.write_all(&opening).expect("send");
-    let (mut written, mut payload) = (0, vec![0; wire::FRAME_MAX]);
+    let (mut written, mut taken, mut payload) = (0, 0, vec![0; wire::FRAME_MAX]);
     loop {
         let mut header = [0; HEADER_LEN];
         stream.read_exact(&mut header).expect("a frame");
@@ -196,7 +204,13 @@ fn run(socket: &Path, round: u32, program: &str, arguments: &[&str]) -> u64 {
         stream.read_exact(&mut payload[..length]).expect("a payload");
         match kind {
             Kind::Json => match serde_json::from_slice(&payload[..length]).expect("a message") {
-                FromInit::Exit(exit) if exit.code == 0 => return written,
+                FromInit::Exit(exit) if exit.code == 0 => {
+                    if spool {
+                        let done = wire::json_frame(&ToInit::Taken { upto: written, ended: true });
+                        stream.write_all(&done).expect("send");
+                    }
+                    return written;
+                }
                 FromInit::Hello(_) | FromInit::Started { .. } => {}
                 other @ (FromInit::Exit(_)
                 | FromInit::Opened { .. }
@@ -205,7 +219,14 @@ fn run(socket: &Path, round: u32, program: &str, arguments: &[&str]) -> u64 {
                 | FromInit::Failed { .. }
                 | FromInit::Unsupported { .. }) => panic!("{other:?}"),
             },
-            Kind::In | Kind::Out | Kind::Err => written += length as u64,
+            Kind::In | Kind::Out | Kind::Err => {
+                written += length as u64;
+                if spool && written - taken >= wire::TAKEN_EVERY as u64 {
+                    taken = written;
+                    let safe = wire::json_frame(&ToInit::Taken { upto: written, ended: false });
+                    stream.write_all(&safe).expect("send");
+                }
+            }
         }
     }
 }

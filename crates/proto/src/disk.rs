@@ -47,6 +47,14 @@ pub enum Order {
         /// The folder. What is mounted there already stays.
         at: PathBuf,
     },
+    /// Lets the btrfs that is mounted at `at` use all of its file `image`, which has grown. Does nothing while it is not mounted there:
+    /// mounting it does the same.
+    Grow {
+        /// The file.
+        image: PathBuf,
+        /// The folder.
+        at: PathBuf,
+    },
     /// Switches quotas on where they are off and `enable` says so, and has them counted anew where the kernel gave up counting.
     /// Answered with [`Answer::Quotas`].
     Quotas {
@@ -57,14 +65,23 @@ pub enum Order {
     },
     /// Makes a subvolume as a launch would.
     Make(Disk),
-    /// Writes out what the subvolume's files hold in memory, so that a [`Order::Snapshot`] soon after has little to write.
+    /// Limits a subvolume anew. One that is not there stays so: it may be removed at the same time.
+    Limit {
+        /// The subvolume.
+        subvolume: PathBuf,
+        /// Bytes that it may be charged for.
+        limit: u64,
+    },
+    /// Writes out what the subvolume's files hold in memory, so that a [`Order::Snapshot`] soon after has little to write. Where that
+    /// takes long it is done again, a few times: as much may have been written meanwhile.
     Flush {
         /// The subvolume.
         subvolume: PathBuf,
         /// A path for a snapshot that is gone again when this is answered.
         draft: PathBuf,
     },
-    /// Makes a read-only copy of a subvolume. It is on the disk when this is answered.
+    /// Makes a read-only copy of a subvolume. It is on the disk when this is answered, with [`Answer::Sizes`] of what the subvolume, not
+    /// the copy, is charged for.
     Snapshot {
         /// The subvolume.
         subvolume: PathBuf,

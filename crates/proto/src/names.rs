@@ -1,6 +1,8 @@
 //! Texts that users choose: box names, labels, environment variables, sizes and runtimes, with their rules.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -129,42 +131,97 @@ pub fn check_env(env: &BTreeMap<String, String>) -> Result<(), InvalidName> {
     Ok(())
 }
 
-/// How much of the host a box may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Size {
-    /// 2 CPUs, 4 GB of memory, 5 GB of disk.
-    #[default]
-    Small,
-    /// 4 CPUs, 8 GB of memory, 10 GB of disk.
-    Medium,
-    /// 8 CPUs, 16 GB of memory, 20 GB of disk.
-    Large,
+/// Characters of a size at most.
+pub const SIZE_CHARS_MAX: usize = 31;
+
+/// How much of the host a box may use, by its name: 1 to 31 characters of `[a-z0-9-]` that begin with a letter and do not end with `-`.
+/// Every server has `small`, `medium` and `large`; what the others are called, and what each of them stands for, is its configuration's
+/// to say. A box keeps the name of its size even when there is no such size any more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "std::borrow::Cow<'_, str>", into = "String")]
+pub struct Size {
+    // In place, so that it is copied like the number that it might be. Padded with zeros.
+    text: [u8; SIZE_CHARS_MAX],
 }
 
 impl Size {
-    /// Reads `small`, `medium` or `large`.
+    /// 2 CPUs, 4 GB of memory, 5 GB of disk, unless configured otherwise. What a box gets that asks for nothing else.
+    pub const SMALL: Self = Self::of("small");
+    /// 4 CPUs, 8 GB of memory, 10 GB of disk, unless configured otherwise.
+    pub const MEDIUM: Self = Self::of("medium");
+    /// 8 CPUs, 16 GB of memory, 20 GB of disk, unless configured otherwise.
+    pub const LARGE: Self = Self::of("large");
+
+    /// Reads the name of a size. Whether there is such a size is the server's to say.
     ///
     /// # Errors
-    /// Names the sizes there are.
-    pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        match text {
-            "small" => Ok(Self::Small),
-            "medium" => Ok(Self::Medium),
-            "large" => Ok(Self::Large),
-            _ => Err(InvalidName("size must be small, medium or large".into())),
+    /// Says what a name must be.
+    pub fn parse(name: &str) -> Result<Self, InvalidName> {
+        let fits = (1..=SIZE_CHARS_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
+            && !name.ends_with('-');
+        if !fits {
+            return Err(InvalidName(format!(
+                "the name of a size must have 1 to {SIZE_CHARS_MAX} characters of a-z, 0-9 and '-', begin with a letter and not end with '-'"
+            )));
         }
+        Ok(Self::of(name))
     }
 
-    /// The size as text.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Small => "small",
-            Self::Medium => "medium",
-            Self::Large => "large",
+    /// What has been checked.
+    const fn of(name: &str) -> Self {
+        let (bytes, mut text, mut at) = (name.as_bytes(), [0; SIZE_CHARS_MAX], 0);
+        while at < bytes.len() && at < SIZE_CHARS_MAX {
+            text[at] = bytes[at];
+            at += 1;
         }
+        Self { text }
     }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        // Only names that were checked to be ASCII come in.
+        str::from_utf8(&self.text).unwrap_or_default().trim_end_matches('\0')
+    }
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self::SMALL
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl TryFrom<Cow<'_, str>> for Size {
+    type Error = InvalidName;
+
+    fn try_from(name: Cow<'_, str>) -> Result<Self, InvalidName> {
+        Self::parse(&name)
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        size.as_str().to_owned()
+    }
+}
+
+/// What is said of a size that is none of these.
+pub fn unknown_size(known: &[Size]) -> InvalidName {
+    let known: Vec<&str> = known.iter().map(Size::as_str).collect();
+    InvalidName(format!("size must be one of {}", known.join(", ")))
 }
 
 /// Runtimes that every server has, as images of the same names; the `-alpine` forms have the same tools on musl. A server may have more.
@@ -236,6 +293,21 @@ mod tests {
         }
         for name in ["", ".", "..", "../node", "a/b", "-a", "Node", "a b", "a\n", &"x".repeat(64)] {
             assert!(check_runtime(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_short_names_that_are_read_as_they_were_written() {
+        for name in ["small", "x", "gpu-2", "a1", &"x".repeat(31)] {
+            let size = Size::parse(name).expect(name);
+            assert_eq!((size.as_str(), size.to_string().as_str()), (name, name));
+            let json = serde_json::to_string(&size).unwrap();
+            assert_eq!((json.as_str(), serde_json::from_str(&json).unwrap()), (format!("\"{name}\"").as_str(), size));
+        }
+        assert_eq!((Size::parse("small"), Size::default()), (Ok(Size::SMALL), Size::SMALL));
+        for name in ["", "-a", "a-", "2x", "Big", "a_b", "a.b", "a b", "ä", "a\0", &"x".repeat(32)] {
+            assert!(Size::parse(name).is_err(), "{name:?}");
+            assert!(serde_json::from_value::<Size>(name.into()).is_err(), "{name:?}");
         }
     }
 

@@ -75,7 +75,7 @@ fn row(account: &AccountId, id: &BoxId) -> BoxRow {
         account: account.clone(),
         name: None,
         labels: Vec::new(),
-        size: Size::Small,
+        size: Size::SMALL,
         runtime: "node".into(),
         env: BTreeMap::new(),
         engine: "local".into(),

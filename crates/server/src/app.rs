@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use boxyard_engine::Engine;
+use boxyard_engine::{Engine, fail};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, interval_at, timeout};
@@ -139,6 +139,7 @@ impl App {
         };
         let host_keys = host_keys::load_or_make(&config.data_dir)?;
         let store = Store::open(&config.database(), StoreOptions { synchronous: config.synchronous }).await?;
+        fail::point("store: open");
         let bootstrap = config.bootstrap_key.as_ref().map(Secret::expose);
         let first_key = ensure_first_key(&store, bootstrap, &config.data_dir).await?;
         let metrics = Arc::new(Metrics::new(store.clone()));

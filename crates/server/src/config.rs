@@ -10,22 +10,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use boxyard_engine::Limits as BoxLimits;
 use boxyard_engine::local::StorageChoice;
-use boxyard_proto::names::Size;
 
 use crate::store::Synchronous;
 
 mod layers;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
-pub use value::{AddressRange, Factor, Secret, duration};
+pub use sizes::Sizes;
+pub use value::{AddressRange, Factor, Secret, bytes, duration};
 
 use layers::Layers;
-use value::{Bytes, Cpus, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
+use value::{Bytes, HostEntry, Mirror, OrOff, RegistryHost, Resolver, Span, SpanOrOff};
 
 /// Where the configuration file is looked for when none is named; after it, `boxyard.toml` in the data directory.
 pub const SYSTEM_FILE: &str = "/etc/boxyard/boxyard.toml";
@@ -49,6 +49,8 @@ pub struct Config {
     pub ssh: Option<SocketAddr>,
     /// Whether the SSH door offers its ECDSA key beside the Ed25519 one.
     pub ssh_ecdsa: bool,
+    /// Whether the SSH door exchanges keys only in a way that withstands quantum computers.
+    pub ssh_post_quantum_only: bool,
     /// Address of the metrics; off when missing.
     pub metrics: Option<SocketAddr>,
     /// An API key that the operator chose, from the environment only.
@@ -83,6 +85,8 @@ pub struct Config {
     pub idle_pause_after: Option<Duration>,
     /// How long a paused box keeps its processes and their memory.
     pub pause_keep_memory_for: Duration,
+    /// Bytes of the host's memory that must stay available, or paused boxes lose their processes; 0 for none.
+    pub pause_memory_floor: u64,
     /// How long entries of box logs are kept.
     pub logs_keep: Duration,
     /// How long the records of ended runs are kept.
@@ -130,9 +134,9 @@ pub struct Overcommit {
     pub memory: Factor,
     /// Bytes of the host's memory that must be available, caches that can be dropped included.
     pub memory_floor: u64,
-    /// The disk limits of all boxes together are at most this many times the size of the data directory's file system.
+    /// The disk limits of all boxes together are at most this many times what the engine has for them.
     pub disk: Factor,
-    /// Bytes that must be free on the data directory's file system.
+    /// Bytes that must be left of that.
     pub disk_floor: u64,
 }
 
@@ -178,38 +182,21 @@ pub struct Limits {
     pub ssh_connections_per_box: u32,
     /// Channels at once of one SSH connection: sessions, forwarded connections, forwarded listeners' connections.
     pub ssh_channels_per_connection: u32,
-    /// SSH connections at once that have not logged in; one address can have half of them.
+    /// SSH connections at once that have not logged in; one address can have half of them. When all are taken, the address that has
+    /// most loses its oldest to whoever comes next.
     pub ssh_unauthenticated: u32,
+    /// SSH connections a minute of one address that end without a login before it is sent away for a while.
+    pub ssh_idlers_per_minute: u32,
     /// How long an SSH client may take to log in, from its connecting.
     pub ssh_login_time: Duration,
     /// Failed SSH logins a minute that one address may have before it is sent away for a while.
     pub ssh_failures_per_minute: u32,
     /// Failed SSH logins a minute that the boxes of one account may have before passwords from unknown addresses are not looked at.
     pub ssh_account_failures_per_minute: u32,
+    /// Bytes that go either way of an SSH connection under one key; fewer than 1 MiB count as that, more than 1 GiB likewise.
+    pub ssh_rekey_bytes: u64,
     /// How long open SSH connections may go on when the server is told to stop.
     pub ssh_shutdown_grace: Duration,
-}
-
-/// What boxes of each size may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// Boxes of size `small`.
-    pub small: BoxLimits,
-    /// Boxes of size `medium`.
-    pub medium: BoxLimits,
-    /// Boxes of size `large`.
-    pub large: BoxLimits,
-}
-
-impl Sizes {
-    /// What boxes of this size may use.
-    pub fn of(&self, size: Size) -> BoxLimits {
-        match size {
-            Size::Small => self.small,
-            Size::Medium => self.medium,
-            Size::Large => self.large,
-        }
-    }
 }
 
 /// What the server says of itself on standard error.
@@ -248,6 +235,7 @@ impl Config {
 
     fn from_layers(layers: &Layers<'_>, program: &Path) -> Result<Self, ConfigError> {
         let default_init = program.with_file_name("boxyard-init");
+        let memory_floor = layers.get("overcommit.memory_floor")?.map_or(256 * MIB, |Bytes(bytes)| bytes);
         Ok(Self {
             data_dir: layers.get("data_dir")?.unwrap_or_else(|| DATA_DIR.into()),
             http: layers.get("http")?.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
@@ -255,6 +243,7 @@ impl Config {
                 .get("ssh")?
                 .map_or_else(|| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 2222))), |OrOff(address)| address),
             ssh_ecdsa: layers.get("ssh_ecdsa")?.unwrap_or(false),
+            ssh_post_quantum_only: layers.get("ssh_post_quantum_only")?.unwrap_or(false),
             metrics: layers.get("metrics")?,
             bootstrap_key: layers.secret("bootstrap_key")?,
             init: layers.get("init")?.unwrap_or(default_init),
@@ -276,7 +265,7 @@ impl Config {
             boxes_deleted_keep: layers.get("boxes.deleted_keep")?.map_or(30 * DAY, |Span(span)| span),
             overcommit: Overcommit {
                 memory: layers.get("overcommit.memory")?.unwrap_or(Factor::whole(64)),
-                memory_floor: layers.get("overcommit.memory_floor")?.map_or(256 * MIB, |Bytes(bytes)| bytes),
+                memory_floor,
                 disk: layers.get("overcommit.disk")?.unwrap_or(Factor::whole(100)),
                 disk_floor: layers.get("overcommit.disk_floor")?.map_or(GB, |Bytes(bytes)| bytes),
             },
@@ -316,36 +305,26 @@ impl Config {
                 ssh_connections_per_box: layers.get("limits.ssh_connections_per_box")?.unwrap_or(64),
                 ssh_channels_per_connection: layers.get("limits.ssh_channels_per_connection")?.unwrap_or(64),
                 ssh_unauthenticated: layers.get("limits.ssh_unauthenticated")?.unwrap_or(100),
+                ssh_idlers_per_minute: layers.get("limits.ssh_idlers_per_minute")?.unwrap_or(300),
                 ssh_login_time: layers.get("limits.ssh_login_time")?.map_or(Duration::from_secs(30), |Span(span)| span),
                 ssh_failures_per_minute: layers.get("limits.ssh_failures_per_minute")?.unwrap_or(10),
                 ssh_account_failures_per_minute: layers.get("limits.ssh_account_failures_per_minute")?.unwrap_or(60),
+                ssh_rekey_bytes: layers.get("limits.ssh_rekey_bytes")?.map_or(GIB, |Bytes(bytes)| bytes),
                 ssh_shutdown_grace: layers
                     .get("limits.ssh_shutdown_grace")?
                     .map_or(Duration::from_secs(10), |Span(span)| span),
             },
-            sizes: Sizes {
-                small: size(
-                    layers,
-                    ["sizes.small.cpus", "sizes.small.memory", "sizes.small.pids", "sizes.small.disk"],
-                    1,
-                )?,
-                medium: size(
-                    layers,
-                    ["sizes.medium.cpus", "sizes.medium.memory", "sizes.medium.pids", "sizes.medium.disk"],
-                    2,
-                )?,
-                large: size(
-                    layers,
-                    ["sizes.large.cpus", "sizes.large.memory", "sizes.large.pids", "sizes.large.disk"],
-                    4,
-                )?,
-            },
+            sizes: Sizes::read(layers)?,
             idle_pause_after: layers
                 .get("idle.pause_after")?
                 .map_or(Some(Duration::from_hours(1)), |SpanOrOff(span)| span),
             pause_keep_memory_for: layers
                 .get("pause.keep_memory_for")?
                 .map_or(Duration::from_mins(10), |Span(span)| span),
+            // Paused boxes go before new ones are refused.
+            pause_memory_floor: layers
+                .get("pause.memory_floor")?
+                .map_or_else(|| memory_floor.saturating_mul(2), |Bytes(bytes)| bytes),
             logs_keep: layers.get("logs.keep")?.map_or(7 * DAY, |Span(span)| span),
             runs_keep: layers.get("runs.keep")?.map_or(30 * DAY, |Span(span)| span),
             output_keep: layers.get("runs.output_keep")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
@@ -368,21 +347,6 @@ impl Config {
 /// The database file in a data directory.
 pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("boxyard.db")
-}
-
-/// A size; `times` says how many times the default of `small` it has by default.
-fn size(
-    layers: &Layers<'_>,
-    [cpus, memory, pids, disk]: [&'static str; 4],
-    times: u32,
-) -> Result<BoxLimits, ConfigError> {
-    let share = GB * u64::from(times);
-    Ok(BoxLimits {
-        cpu_millis: layers.get(cpus)?.map_or(2000 * times, |Cpus(millis)| millis),
-        memory_bytes: layers.get(memory)?.map_or(4 * share, |Bytes(bytes)| bytes),
-        pids: layers.get(pids)?.unwrap_or(1024 * times),
-        disk_bytes: layers.get(disk)?.map_or(5 * share, |Bytes(bytes)| bytes),
-    })
 }
 
 impl fmt::Display for LogFormat {

@@ -33,6 +33,10 @@ pub struct Metrics {
     pub boxes_network: Family<Direction, Counter>,
     /// Processes that were ended because their box was out of memory.
     pub boxes_oom_kills: Counter,
+    /// Boxes whose first process ended unexpectedly.
+    pub deaths: Counter,
+    /// Paused boxes that were stopped because the host was short of memory.
+    pub relieved: Counter,
     /// Boxes made, by outcome.
     pub creates: Family<Outcome, Counter>,
     /// Seconds from a request for a box to its being ready.
@@ -171,6 +175,8 @@ impl Metrics {
             boxes_cpu_seconds: Counter::default(),
             boxes_network: Family::default(),
             boxes_oom_kills: Counter::default(),
+            deaths: Counter::default(),
+            relieved: Counter::default(),
             creates: Family::default(),
             create_seconds: histogram(),
             deletes: Family::default(),
@@ -201,6 +207,10 @@ impl Metrics {
         registry.register("boxes_network_bytes", "Network traffic of boxes", metrics.boxes_network.clone());
         let help = "Processes ended because their box was out of memory";
         registry.register("boxes_oom_kills", help, metrics.boxes_oom_kills.clone());
+        let help = "Boxes whose first process ended unexpectedly";
+        registry.register("boxes_deaths", help, metrics.deaths.clone());
+        let help = "Paused boxes stopped because the host was short of memory";
+        registry.register("boxes_relieved", help, metrics.relieved.clone());
         registry.register("creates", "Boxes made", metrics.creates.clone());
         registry.register(
             "create_seconds",
@@ -226,6 +236,7 @@ impl Metrics {
         registry.register("ssh_refused", "SSH connections sent away for a limit", metrics.ssh_refused.clone());
         registry.register("ssh_bytes", "Bytes of SSH connections", metrics.ssh_bytes.clone());
         registry.register_collector(Box::new(StoreFigures(store)));
+        registry.register_collector(Box::new(RuntimeFigures));
         Self { registry, ..metrics }
     }
 
@@ -277,6 +288,18 @@ impl Collector for StoreFigures {
         let dropped = ConstCounter::new(self.0.logs_dropped());
         let help = "Log entries of boxes that were dropped";
         dropped.encode(encoder.encode_descriptor("store_logs_dropped", help, None, dropped.metric_type())?)
+    }
+}
+
+/// What can be told of the runtime that is asked in.
+#[derive(Debug)]
+struct RuntimeFigures;
+
+impl Collector for RuntimeFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return Ok(()) };
+        let tasks = ConstGauge::new(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        tasks.encode(encoder.encode_descriptor("tasks", "Tasks of the server", None, tasks.metric_type())?)
     }
 }
 

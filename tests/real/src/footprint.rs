@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::lane::{BOXES_PER_LANE, Lane, UIDS_PER_BOX};
+use crate::lane::{Lane, UIDS_PER_BOX};
 
 /// Everything of one lane that can be left over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,9 +38,13 @@ impl Footprint {
     /// # Errors
     /// It cannot be looked at.
     pub fn of(lane: &Lane) -> Result<Self> {
-        let (start, end) = (lane.uids_start(), lane.uids_start() + BOXES_PER_LANE * UIDS_PER_BOX);
+        let (start, end) = (lane.uids_start(), lane.uids_start() + lane.room() * UIDS_PER_BOX);
         let mut found = Self { mounts: mounts(&lane.data())?, routes: routes(lane)?, ..Self::default() };
         for (pid, status) in processes()? {
+            // It has ended, and the host's first process, whose child it has become, takes notice when it likes.
+            if status.contains("\nState:\tZ") {
+                continue;
+            }
             let uid =
                 status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
             let Some(uid) = uid.filter(|uid: &u32| (start..end).contains(uid)) else { continue };
@@ -61,8 +65,17 @@ impl Footprint {
 
     /// Says what is not as it must be when exactly these boxes are there and ready; empty when all is.
     pub fn differences(&self, boxes: &BTreeSet<String>) -> Vec<String> {
+        self.differences_from(boxes, boxes)
+    }
+
+    /// Says what is not as it must be when exactly these boxes are there and of them exactly `awake` have processes, frozen ones
+    /// included; empty when all is.
+    pub fn differences_from(&self, all: &BTreeSet<String>, awake: &BTreeSet<String>) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (what, found) in [("cgroup", &self.cgroups), ("folder", &self.folders), ("socket", &self.sockets)] {
+        let boxes = awake;
+        for (what, found, boxes) in
+            [("cgroup", &self.cgroups, awake), ("folder", &self.folders, all), ("socket", &self.sockets, awake)]
+        {
             let orphans: Vec<_> = found.difference(boxes).collect();
             let missing: Vec<_> = boxes.difference(found).collect();
             if !orphans.is_empty() {
@@ -122,7 +135,10 @@ fn names(folder: &Path, suffix: &str) -> Result<BTreeSet<String>> {
 }
 
 /// The folders named `boxyard-TAG` in all cgroup hierarchies, two levels deep.
-pub(crate) fn cgroups(tag: &str) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// The mounts cannot be read.
+pub fn cgroups(tag: &str) -> Result<Vec<PathBuf>> {
     let wanted = format!("boxyard-{tag}");
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let mut found = Vec::new();

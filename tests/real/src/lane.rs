@@ -1,15 +1,21 @@
 //! Lanes: places on the host where a server can be tried without meeting another.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::mount::UnmountFlags;
 
 /// Servers at once at most.
 const LANES: u32 = 8;
 /// Boxes that a lane has room for: its addresses and its uid ranges.
-pub const BOXES_PER_LANE: u32 = 256;
+const BOXES_PER_LANE: u32 = 256;
+/// The number of the one lane that has room for more, beside those of tests.
+const WIDE: u32 = LANES;
+/// Boxes that it has room for.
+const BOXES_IN_WIDE: u32 = 512;
 /// Uids of one box.
 pub const UIDS_PER_BOX: u32 = 65_536;
 /// First uid of the first lane: above what a server with the defaults uses, in the same range that systemd leaves alone.
@@ -31,13 +37,25 @@ impl Lane {
     /// This machine cannot run boxes (the text says what is missing), all lanes are taken, or what an earlier test left there cannot
     /// be removed.
     pub fn take() -> Result<Self> {
+        Self::take_one_of(0..LANES)
+    }
+
+    /// Takes the one lane that has room for several hundred boxes, and makes it empty.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_wide() -> Result<Self> {
+        Self::take_one_of(WIDE..WIDE + 1)
+    }
+
+    fn take_one_of(numbers: Range<u32>) -> Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "tests on real boxes must run as root: call `cargo xtask test`, which goes through sudo"
         );
         let base = base();
         fs::create_dir_all(&base).with_context(|| format!("making {}", base.display()))?;
-        for number in 0..LANES {
+        for number in numbers.clone() {
             let lock = File::create(base.join(format!("lane-{number}.lock")))?;
             if lock.try_lock().is_err() {
                 continue;
@@ -47,7 +65,7 @@ impl Lane {
             fs::create_dir_all(lane.data())?;
             return Ok(lane);
         }
-        anyhow::bail!("all {LANES} places for test servers below {} are taken", base.display())
+        anyhow::bail!("all {} places for test servers below {} are taken", numbers.len(), base.display())
     }
 
     /// The folder of all its files, which goes with it.
@@ -65,19 +83,29 @@ impl Lane {
         self.folder.join("server.log")
     }
 
-    /// Its number, below 8.
+    /// Its number, below 8 unless it is the wide one.
     pub fn number(&self) -> u32 {
         self.number
     }
 
     /// The addresses of its boxes.
     pub fn range(&self) -> String {
-        format!("198.19.{}.0/24", 128 + self.number)
+        match self.number {
+            WIDE => "198.19.124.0/23".to_owned(),
+            number => format!("198.19.{}.0/24", 128 + number),
+        }
+    }
+
+    /// Boxes that it has room for.
+    pub fn room(&self) -> u32 {
+        if self.number == WIDE { BOXES_IN_WIDE } else { BOXES_PER_LANE }
     }
 
     /// The first uid of its first box.
     pub fn uids_start(&self) -> u32 {
-        UIDS_START + self.number * BOXES_PER_LANE * UIDS_PER_BOX
+        // That of the builder of images lies between the others and the wide one.
+        let places = if self.number == WIDE { LANES + 1 } else { self.number };
+        UIDS_START + places * BOXES_PER_LANE * UIDS_PER_BOX
     }
 
     /// The tag that the server of this lane has put into the names of all that it makes on the host, once it has run.
@@ -106,9 +134,26 @@ impl Lane {
         if !self.folder.exists() {
             return Ok(());
         }
-        unmount_below(&self.data())?;
+        unmount_below(&self.data(), UnmountFlags::empty())?;
         self.end_leftovers()?;
+        // A disk of its own, if it has one. Another lane may still have a copy of it.
+        unmount_below(&self.folder, UnmountFlags::DETACH)?;
         fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+
+    /// Does to what the lane's killed server has left what a restart of the host does: processes end, and whatever the kernel keeps for
+    /// them or for the server is gone. Files stay.
+    ///
+    /// # Errors
+    /// Something stays.
+    pub fn restart_host(&self) -> Result<()> {
+        self.end_leftovers()?;
+        let pool = self.data().join("pool");
+        match rustix::mount::unmount(&pool, UnmountFlags::empty()) {
+            // There is none.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+            unmounted => unmounted.context("unmounting the pool"),
+        }
     }
 
     /// Ends what a killed test may have left: processes of this lane's uids, their cgroups, the firewall table, the sockets.
@@ -132,13 +177,13 @@ impl Lane {
         for name in crate::footprint::interfaces(&tag)? {
             quietly("ip", &["link", "delete", &name]);
         }
-        let gateway = self.range().replace(".0/24", ".1/32");
-        quietly("ip", &["address", "delete", &gateway, "dev", "lo"]);
+        let gateway = self.range().split_once(".0/").map(|(network, _)| format!("{network}.1/32"));
+        quietly("ip", &["address", "delete", &gateway.unwrap_or_default(), "dev", "lo"]);
         quietly("nft", &["delete", "table", "inet", &format!("boxyard_{tag}")]);
         let run = PathBuf::from(format!("/run/boxyard-{tag}"));
         if run.exists() {
             // A cgroup tree may be mounted there, which must not be taken for files.
-            unmount_below(&run)?;
+            unmount_below(&run, UnmountFlags::empty())?;
             fs::remove_dir_all(&run)?;
         }
         Ok(())
@@ -181,13 +226,12 @@ pub(crate) fn tag(data: &Path) -> Option<String> {
 }
 
 /// Unmounts everything below `folder`, the last mounted first.
-fn unmount_below(folder: &Path) -> Result<()> {
+fn unmount_below(folder: &Path, flags: UnmountFlags) -> Result<()> {
     let below = format!("{}/", folder.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below));
     for point in points.collect::<Vec<_>>().into_iter().rev() {
-        rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty())
-            .with_context(|| format!("unmounting {point}"))?;
+        rustix::mount::unmount(point, flags).with_context(|| format!("unmounting {point}"))?;
     }
     Ok(())
 }

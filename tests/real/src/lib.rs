@@ -6,7 +6,11 @@
 //! boxes, stops, and leaves nothing; what a killed test has left is cleaned up by the next one in its lane.
 #![forbid(unsafe_code)]
 
+pub mod deaths;
+pub mod disk;
+pub mod fail;
 pub mod footprint;
+pub mod freezes;
 pub mod http;
 pub mod init;
 pub mod lane;
@@ -15,7 +19,11 @@ pub mod server;
 pub mod ssh;
 pub mod wait;
 
+pub use deaths::Deaths;
+pub use disk::{FileSystem, PowerDisk};
+pub use fail::FailPoints;
 pub use footprint::Footprint;
+pub use freezes::Freezes;
 pub use http::{Answer, Client, Connection};
 pub use lane::Lane;
 pub use outside::Outside;

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::{Value, json};
 
+use crate::disk::{self, FileSystem, PowerDisk};
 use crate::http::{Answer, Client};
 use crate::lane::Lane;
 use crate::ssh::{Door, Ssh, reference};
@@ -86,8 +87,49 @@ impl Server {
         Self::start_from(programs.to_owned(), Settings::new(), any_port())
     }
 
-    fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
+    /// Starts a server from the programs in that folder, with room for several hundred boxes and its SSH door open.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn with_room(programs: &Path, settings: Settings) -> Result<Self> {
+        Self::start_in(Lane::take_wide()?, programs.to_owned(), settings, any_port())
+    }
+
+    /// Starts a server from the programs in that folder.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes, or the server does not get ready.
+    pub fn with_programs(programs: &Path, settings: Settings) -> Result<Self> {
+        Self::start_from(programs.to_owned(), settings, None)
+    }
+
+    /// Starts a server whose data lie on a disk of its own.
+    ///
+    /// # Errors
+    /// This machine cannot run boxes or make such disks, or the server does not get ready.
+    pub fn on_disk(file_system: FileSystem, settings: Settings) -> Result<(Self, PowerDisk)> {
         let lane = Lane::take()?;
+        let disk = PowerDisk::make(lane.folder(), file_system, &lane.data())?;
+        Ok((Self::start_in(lane, programs()?, settings, None)?, disk))
+    }
+
+    /// Starts a server on a copy of another's disk, in a place of its own beside it.
+    ///
+    /// # Errors
+    /// The copy cannot be mounted, or the server does not get ready.
+    pub fn on_copy(copy: &Path, settings: Settings) -> Result<Self> {
+        let lane = Lane::take()?;
+        disk::mount_copy(copy, &lane.data())?;
+        // Two instances on one host have two tags.
+        fs::remove_file(lane.data().join("instance"))?;
+        Self::start_in(lane, programs()?, settings, None)
+    }
+
+    fn start_from(programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
+        Self::start_in(Lane::take()?, programs, settings, ssh)
+    }
+
+    fn start_in(lane: Lane, programs: PathBuf, settings: Settings, ssh: Option<SocketAddr>) -> Result<Self> {
         lane.share_images(&programs)?;
         // Somebody else may take the port before the server does; then it says so and the test fails, which beats a fixed port.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
@@ -202,6 +244,11 @@ impl Server {
         &self.lane
     }
 
+    /// Its settings, which count from its next [`launch`](Self::launch) on.
+    pub fn settings(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
     /// The folder of the programs that it runs.
     pub fn programs(&self) -> &Path {
         &self.programs
@@ -224,6 +271,24 @@ impl Server {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Whether it has ended by itself, as one does that is armed with a fail point. Then it can be launched again.
+    ///
+    /// # Errors
+    /// Nobody knows.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        let Some(child) = self.child.as_mut() else { return Ok(true) };
+        let ended = child.try_wait()?.is_some();
+        if ended {
+            self.child = None;
+        }
+        Ok(ended)
+    }
+
+    /// Changes a setting for the next launch.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.settings.insert(name, value.to_owned());
     }
 
     /// Asks it to stop, by SIGTERM, and waits.

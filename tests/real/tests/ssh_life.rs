@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -51,6 +52,41 @@ fn a_deleted_box_says_good_bye() -> Result<()> {
     ensure!(neighbour.wait()?.success());
     let refused = ssh.run("true")?;
     ensure!(refused.err.contains("Permission denied"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_paused_box_says_so_and_the_next_login_resumes_it() -> Result<()> {
+    let server = Server::with_ssh(Settings::new())?;
+    let (id, other) = (server.create()?, server.create()?);
+    let ssh = server.ssh(&id)?;
+    ssh.sh("echo kept > file; setsid sh -c 'echo $$ > pid; exec sleep 4786' > /dev/null 2>&1 &")?;
+    let mut command = ssh.dialogue(&[HOST, "echo ready; exec sleep 4787"])?;
+    command.expect("ready\n")?;
+    let mut terminal = ssh.terminal(&[HOST])?;
+    terminal.expect("$ ")?;
+    let mut forwards = ssh.dialogue(&["-N", "-v", "-R", "8123:127.0.0.1:9", HOST])?;
+    forwards.expect_err("forward success")?;
+    let mut neighbour = server.ssh(&other)?.dialogue(&[HOST, "echo ready; cat"])?;
+    neighbour.expect("ready\n")?;
+    server.call("POST", &format!("/v2/box/{id}/pause"), None)?.ok()?;
+    let said = format!("box {id} was paused");
+    terminal.expect(&said)?;
+    ensure!(!terminal.wait()?.success());
+    command.expect_err(&said)?;
+    ensure!(command.wait()?.code() == Some(255), "the command did not end as a lost connection does");
+    ensure!(forwards.wait()?.code() == Some(255), "a connection without a session goes on");
+    // Nobody else is disturbed.
+    neighbour.send("still here\n")?;
+    neighbour.expect("still here\n")?;
+    becomes(&server, &id, "paused")?;
+    // A login is enough, by any client; what was there is there, what was detached goes on.
+    ensure!(ssh.sh("hostname; cat file; kill -0 $(cat pid) && echo alive")? == format!("{id}\nkept\nalive"));
+    becomes(&server, &id, "idle")?;
+    server.call("POST", &format!("/v2/box/{id}/pause"), None)?.ok()?;
+    becomes(&server, &id, "paused")?;
+    finish(ssh.command("scp")?.args([&format!("{HOST}:file"), "fetched"]))?.ok()?;
+    ensure!(fs::read_to_string(ssh.door().folder().join("fetched"))? == "kept\n");
     Ok(())
 }
 
@@ -188,6 +224,25 @@ fn long_transfers_change_their_keys() -> Result<()> {
     let forwarded =
         finish(ssh.command("ssh")?.args([HOST, "head -c 50M /dev/zero | sha256sum; head -c 50M /dev/zero"]))?.ok()?;
     ensure!(forwarded.out.len() > 50 << 20);
+    Ok(())
+}
+
+#[test]
+fn the_server_changes_keys_by_itself_both_ways() -> Result<()> {
+    let server = Server::with_ssh(Settings::from([("BOXYARD_LIMITS_SSH_REKEY_BYTES", "4MiB".to_owned())]))?;
+    let ssh = server.ssh(&server.create()?)?;
+    // Far more than the client's own limit would be.
+    let exchanges = |line: &str, input: Stdio| -> Result<(usize, String)> {
+        let done = finish(ssh.command("ssh")?.args(["-v", HOST, line]).stdin(input))?.ok()?;
+        Ok((done.err.matches("SSH2_MSG_NEWKEYS received").count(), done.text()))
+    };
+    let (down, zeros) = exchanges("head -c 100M /dev/zero | tr '\\0' 'z'", Stdio::null())?;
+    ensure!(zeros.len() == 100 << 20 && down > 15, "keys were changed {down} times in 100 MiB from the box");
+    let random = ssh.door().folder().join("random");
+    finish(ssh.program("sh").args(["-c", "head -c 100M /dev/urandom > random"]))?.ok()?;
+    let sum = finish(ssh.program("sha256sum").stdin(File::open(&random)?))?.ok()?.text();
+    let (up, theirs) = exchanges("sha256sum", File::open(&random)?.into())?;
+    ensure!(theirs == sum && up > 15, "keys were changed {up} times in 100 MiB to the box: {theirs}");
     Ok(())
 }
 

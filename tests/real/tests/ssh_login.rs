@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use boxyard_real_tests::ssh::{Agent, Key};
@@ -119,6 +119,37 @@ fn a_token_opens_its_box_until_it_is_revoked() -> Result<()> {
     ensure!(door.user(&id).password(&secret).sh("hostname")? == id);
     server.delete(&id)?;
     refusal(&door.user(&id).password(&secret)).context("the token of a deleted box")?;
+    Ok(())
+}
+
+#[test]
+fn a_token_opens_its_box_until_it_expires() -> Result<()> {
+    let server = Server::with_ssh(patient())?;
+    let id = server.create()?;
+    let door = server.door()?;
+    // As a user makes one, for the shortest time that there is.
+    let mut create = door.user(&id).program(&server.programs().join("boxyard").to_string_lossy());
+    create.env("UPSTASH_BOX_BASE_URL", server.client().base_url()).env("UPSTASH_BOX_API_KEY", &server.client().key);
+    let made = finish(create.args(["ssh-token", "create", "--box", &id, "--expires", "1m"]))?.ok()?;
+    let secret = made.text().split_whitespace().find(|word| word.starts_with("boxssh_")).map(str::to_owned);
+    let by_token = door.user(&id).password(&secret.with_context(|| format!("no token in {made:?}"))?);
+    ensure!(by_token.sh("hostname")? == id);
+    let mut open = by_token.dialogue(&[HOST, "echo ready; cat"])?;
+    open.expect("ready\n")?;
+    let tokens = server.call("GET", &format!("/v2/box/{id}/ssh-tokens"), None)?.ok()?;
+    let expires = tokens["tokens"][0]["expires_at"].as_u64().with_context(|| format!("no time in {tokens}"))?;
+    // Nothing tells of it.
+    boxyard_real_tests::until("the token to expire", Duration::from_secs(90), || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        Ok((now > expires).then_some(()))
+    })?;
+    let refused = refusal(&by_token).context("an expired token")?;
+    ensure!(refused == refusal(&door.user(&id).password("boxssh_wrong"))?, "an expired token is told apart: {refused}");
+    // Who is inside stays.
+    open.send("still here\n")?;
+    open.expect("still here\n")?;
+    open.end_input();
+    ensure!(open.wait()?.success());
     Ok(())
 }
 

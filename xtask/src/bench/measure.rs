@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
-use super::ssh;
+use super::{life, neighbours, ssh};
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
@@ -24,7 +24,9 @@ pub const ALL: &[(&str, Measurement)] = &[
     ("parallel", parallel),
     ("stream", stream),
     ("memory", memory),
+    ("life", life::life),
     (SSH, ssh::measure),
+    ("neighbours", neighbours::measure),
 ];
 
 /// The measurement that needs more on the host than others.
@@ -114,7 +116,8 @@ fn parallel(server: &Server, counts: Counts, report: &mut Report) -> Result<()> 
     server.delete(&id)
 }
 
-fn run_true(connection: &mut Connection, id: &str, count: usize) -> Result<Samples> {
+/// `true` in a live box so many times, one after the other.
+pub fn run_true(connection: &mut Connection, id: &str, count: usize) -> Result<Samples> {
     let (path, body) = (format!("/v2/box/{id}/exec"), json!({ "command": ["true"] }));
     let mut samples = Samples::default();
     for _ in 0..count {
@@ -159,16 +162,7 @@ fn memory(server: &Server, counts: Counts, report: &mut Report) -> Result<()> {
     let before = Memory::at_rest(server)?;
     let ids: Vec<String> = (0..counts.boxes).map(|_| server.create()).collect::<Result<_>>()?;
     let after = Memory::at_rest(server)?;
-    #[expect(clippy::cast_precision_loss, reason = "kibibytes of one machine")]
-    let per_box = |kib: i64| kib as f64 / 1024.0 / ids.len() as f64;
-    let (boxes, own) = (after.boxes - before.boxes, after.server - before.server);
-    let (kernel, available) = (after.kernel - before.kernel, before.available - after.available);
-    let n = ids.len();
-    report.value("memory per idle box", "MiB", n, per_box(boxes + own + kernel), Some(Goal::AtMost(3.0)));
-    report.value("  its processes (PSS)", "MiB", n, per_box(boxes), None);
-    report.value("  growth of the server (PSS)", "MiB", n, per_box(own), None);
-    report.value("  kernel: what it cannot give back", "MiB", n, per_box(kernel), None);
-    report.value("  for comparison: fall of MemAvailable", "MiB", n, per_box(available), None);
+    after.tell(&before, ids.len(), "memory per idle box", report);
     report.note(
         "memory per idle box = (PSS of all its processes + growth of the server's PSS + growth of SUnreclaim, KernelStack, PageTables \
          and Percpu of /proc/meminfo) / boxes; the fall of MemAvailable also has caches that the kernel can give back",
@@ -180,7 +174,7 @@ fn memory(server: &Server, counts: Counts, report: &mut Report) -> Result<()> {
 }
 
 /// Memory in KiB.
-struct Memory {
+pub struct Memory {
     boxes: i64,
     server: i64,
     kernel: i64,
@@ -189,12 +183,25 @@ struct Memory {
 
 impl Memory {
     /// Measures when all that was deleted is gone from the host.
-    fn at_rest(server: &Server) -> Result<Self> {
+    pub fn at_rest(server: &Server) -> Result<Self> {
         let ids = server.ids()?;
         until("deleted boxes to be gone", SETTLE, || {
             Ok(Footprint::of(server.lane())?.differences(&ids).is_empty().then_some(()))
         })?;
         Self::now(server)
+    }
+
+    /// Adds what each of `count` boxes costs that were not there `before`.
+    pub fn tell(&self, before: &Self, count: usize, what: &str, report: &mut Report) {
+        #[expect(clippy::cast_precision_loss, reason = "kibibytes of one machine")]
+        let per_box = |kib: i64| kib as f64 / 1024.0 / count as f64;
+        let (boxes, own) = (self.boxes - before.boxes, self.server - before.server);
+        let (kernel, available) = (self.kernel - before.kernel, before.available - self.available);
+        report.value(what, "MiB", count, per_box(boxes + own + kernel), Some(Goal::AtMost(3.0)));
+        report.value("  its processes (PSS)", "MiB", count, per_box(boxes), None);
+        report.value("  growth of the server (PSS)", "MiB", count, per_box(own), None);
+        report.value("  kernel: what it cannot give back", "MiB", count, per_box(kernel), None);
+        report.value("  for comparison: fall of MemAvailable", "MiB", count, per_box(available), None);
     }
 
     fn now(server: &Server) -> Result<Self> {
@@ -247,6 +254,6 @@ pub fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     Ok((value, began.elapsed()))
 }
 
-fn id(made: &Value) -> Result<&str> {
+pub fn id(made: &Value) -> Result<&str> {
     made["id"].as_str().context("no id")
 }

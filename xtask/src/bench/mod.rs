@@ -3,7 +3,10 @@
 //! Loopback only, every count and every wait bounded. A figure without its conditions is worth nothing, so the report says what was
 //! run on what; peers are measured in the same run where they are installed.
 
+mod crowd;
+mod life;
 mod measure;
+mod neighbours;
 mod peers;
 mod report;
 mod ssh;
@@ -52,6 +55,11 @@ struct Counts {
     logins: usize,
     keystrokes: usize,
     idle: usize,
+    saves: usize,
+    rewrites: usize,
+    pauses: usize,
+    crowd: usize,
+    restarts: usize,
 }
 
 const FULL: Counts = Counts {
@@ -64,6 +72,11 @@ const FULL: Counts = Counts {
     logins: 30,
     keystrokes: 1000,
     idle: 98,
+    saves: 20,
+    rewrites: 5,
+    pauses: 50,
+    crowd: 300,
+    restarts: 7,
 };
 const QUICK: Counts = Counts {
     creates: 20,
@@ -75,6 +88,11 @@ const QUICK: Counts = Counts {
     logins: 5,
     keystrokes: 100,
     idle: 10,
+    saves: 3,
+    rewrites: 1,
+    pauses: 5,
+    crowd: 30,
+    restarts: 1,
 };
 
 /// Measures, prints the table, writes `target/bench.json`.
@@ -89,7 +107,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         host::install(&needs, Consent::Ask)?;
         build::programs(Profile::Release)?;
-        sdk::install_typescript()?;
+        if arguments.wants("sdk") {
+            sdk::install_typescript()?;
+        }
     }
     host::become_root(&["--built"])?;
     let measured = measure_all(arguments);
@@ -118,6 +138,10 @@ fn measure_all(arguments: &Arguments) -> Result<()> {
         peers::measure(counts.peers, &server, &mut report)?;
     }
     drop(server);
+    if arguments.wants(crowd::NAME) {
+        eprintln!("measuring {} …", crowd::NAME);
+        crowd::measure(&programs, counts, &mut report)?;
+    }
     report.finish()?;
     ensure!(!report.is_empty(), "nothing was measured");
     Ok(())

@@ -80,6 +80,8 @@ struct Conditions {
     data_file_system: String,
     programs: &'static str,
     quick: bool,
+    /// How many processes wanted a CPU in the minute before: what else the machine was doing.
+    load_before: String,
 }
 
 /// All that is measured in one run.
@@ -120,6 +122,7 @@ impl Report {
             data_file_system: said("stat", &["--file-system", "--format=%T", "/var/tmp"]),
             programs: "release",
             quick,
+            load_before: fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or_default().to_owned(),
         };
         Ok(Self { conditions, figures: Vec::new(), notes: Vec::new() })
     }
@@ -160,9 +163,10 @@ impl Report {
         let c = &self.conditions;
         println!("\nBoxyard {} ({} build), {}", c.commit, c.programs, c.date);
         println!(
-            "{} × {}, {} MiB, {}, Linux {}, data on {}\n",
+            "{} × {}, {} MiB, {}, Linux {}, data on {}",
             c.cpus, c.machine, c.memory_mib, c.system, c.kernel, c.data_file_system
         );
+        println!("load average of the minute before: {}\n", c.load_before);
         println!("{:56} {:>6} {:>10} {:>10} {:>10}  {:>12}", "what", "n", "median", "p95", "p99", "goal");
         for figure in &self.figures {
             let cell = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use boxyard_proto::api::files::FileStat;
 use reqwest::{Method, RequestBuilder, StatusCode};
 
-use crate::client::{Client, box_argument};
+use crate::client::{Client, box_argument, read_json};
 use crate::failure::Failure;
 
 /// A place on the command line.
@@ -58,7 +58,7 @@ impl Remote {
         let answer = client.ask(request).await?;
         let status = answer.status();
         if status.is_success() {
-            return client.read_json(answer).await.map(Some);
+            return read_json(answer).await.map(Some);
         }
         let failure = client.refusal(answer).await;
         // A box that is not there is another matter.

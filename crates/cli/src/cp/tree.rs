@@ -7,7 +7,7 @@ use boxyard_proto::api::files::FileList;
 use reqwest::{Method, StatusCode};
 
 use super::place::Remote;
-use crate::client::Client;
+use crate::client::{Client, read_json};
 use crate::failure::Failure;
 
 /// Files at most that are looked at: memory here.
@@ -46,7 +46,7 @@ pub(super) async fn files(client: &Client, folder: &Remote) -> Result<Files, Fai
             if !answer.status().is_success() {
                 return Err(client.refusal(answer).await);
             }
-            let list: FileList = client.read_json(answer).await?;
+            let list: FileList = read_json(answer).await?;
             for file in &list.files {
                 let name = below.join(&file.name);
                 if file.is_dir && file.target.is_none() {

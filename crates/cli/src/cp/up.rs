@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::bar::{Counted, bar};
 use super::place::Remote;
 use super::{Copy, blocking, failed, name_of, pack, tree};
-use crate::client::Client;
+use crate::client::{Client, read_json};
 use crate::failure::Failure;
 use crate::output::note;
 
@@ -35,7 +35,7 @@ pub(super) async fn pipe(copy: &Copy, to: &Remote) -> Result<(), Failure> {
     let request = to.request(&copy.client, Method::PUT, "upload", &[("path", &to.path)]).body(Body::wrap_stream(body));
     let answer = copy.client.send(request).await?;
     bar.finish_and_clear();
-    copy.client.read_json::<MessageBody>(answer).await.map(drop)
+    read_json::<MessageBody>(answer).await.map(drop)
 }
 
 /// A file or folder of this host.
@@ -77,7 +77,7 @@ async fn file(copy: &Copy, from: &Path, metadata: &Metadata, to: &Remote) -> Res
         .body(Body::wrap_stream(body));
     let answer = copy.client.send(request).await?;
     bar.finish_and_clear();
-    copy.client.read_json::<MessageBody>(answer).await.map(drop)
+    read_json::<MessageBody>(answer).await.map(drop)
 }
 
 async fn folder(copy: &Copy, from: &Path, to: &Remote) -> Result<(), Failure> {
@@ -101,7 +101,7 @@ async fn folder(copy: &Copy, from: &Path, to: &Remote) -> Result<(), Failure> {
     // What the box says comes first: packing breaks off when nobody takes what is packed.
     let packed = match (packed, answer) {
         (Ok(packed), Ok(answer)) => {
-            let unpacked: Unpacked = copy.client.read_json(answer).await?;
+            let unpacked: Unpacked = read_json(answer).await?;
             if unpacked.truncated {
                 note("boxyard: some things were left out, which the box does not unpack");
             }
@@ -137,5 +137,5 @@ pub(crate) async fn put(client: &Client, to: &Remote, content: Vec<u8>, version:
     let mut query = vec![("path", to.path.as_str())];
     query.extend(version.map(|version| ("if_version", version)));
     let answer = client.send(to.request(client, Method::PUT, "upload", &query).body(content)).await?;
-    client.read_json::<MessageBody>(answer).await.map(drop)
+    read_json::<MessageBody>(answer).await.map(drop)
 }

@@ -1,11 +1,14 @@
 //! The program as its users meet it: called, with its output and exit codes.
 
+mod attach;
 mod boxes;
 mod cp;
+mod doctor;
 mod env;
 mod exec;
 mod image;
 mod keys;
+mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;

@@ -100,3 +100,26 @@ async fn a_box_cannot_have_us_keep_a_long_message_whose_end_does_not_come() {
     let answer = job.expect("started").next().await;
     assert!(matches!(&answer, Err(AgentError::Protocol(text)) if text == "a message of 100000 bytes"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_box_of_an_older_server_does_what_it_can_and_says_what_it_cannot() {
+    for (needs, refused) in [(None, false), (Some(ability::EXEC), false), (Some(ability::SFTP), true)] {
+        let (ours, theirs) = duplex(1024 * 1024);
+        // What the first version said.
+        let hello = Hello { protocol: wire::PROTOCOL, abilities: vec!["exec".into(), "attach".into()] };
+        let (_read, mut write) = tokio::io::split(theirs);
+        write.write_all(&wire::json_frame(&FromInit::Hello(hello))).await.expect("it fits");
+        write.write_all(&started()).await.expect("it fits");
+        let begun = begin(Box::new(ours), ToInit::Attach { job: "j".into(), from: None }, needs).await;
+        match begun {
+            Err(error @ AgentError::TooOld(_)) if refused => {
+                let text = error.to_string();
+                assert_eq!(
+                    text,
+                    "this box was started by an older version of the server, which had no sftp; make a new one"
+                );
+            }
+            begun => assert!(begun.is_ok() && !refused, "{needs:?}: {begun:?}"),
+        }
+    }
+}

@@ -185,6 +185,7 @@ async fn tell_spooled(write: &mut WriteHalf<DuplexStream>, spooled: &Spooled, fo
                     return;
                 }
                 from += bytes.len() as u64;
+                spooled.sent(from);
             }
             Next::Exit(exit) => {
                 send(write, &FromInit::Exit(exit)).await;
@@ -223,11 +224,13 @@ async fn listen(read: &mut Reader, job: &Arc<Job>, mut input: Option<mpsc::Sende
         match frame {
             Frame::Data(bytes) if bytes.is_empty() => input = None,
             Frame::Data(bytes) => {
-                if let Some(to) = &input
-                    && to.send(bytes).await.is_err()
-                {
+                let Some(to) = &input else { continue };
+                let unheard = |unheard| job.spooled.iter().for_each(|spooled| spooled.unheard(unheard));
+                unheard(to.capacity() == 0);
+                if to.send(bytes).await.is_err() {
                     input = None;
                 }
+                unheard(false);
             }
             Frame::Message(ToInit::End { grace_ms }) => {
                 job.term.cancel();

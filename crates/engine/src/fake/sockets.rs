@@ -1,5 +1,6 @@
 //! Sockets of pretended boxes. What is dialled is a service by its name: `echo` (or the path `/echo.sock`) sends back what comes and ends
-//! when its client does, anything else refuses. What listens waits for the test to connect, see [`super::FakeEngine::connect_in`].
+//! when its client does, `break` breaks off at the first byte, anything else refuses. What listens waits for the test to connect, see
+//! [`super::FakeEngine::connect_in`]; who wants to listen at the address `silent` comes to the gate of that name and gets no answer.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -46,6 +47,10 @@ pub(super) async fn dial(to: Endpoint, read: &mut Reader, write: &mut WriteHalf<
         Endpoint::Unix { path } => (path, 0),
         Endpoint::AgentSocket => (String::new(), 0),
     };
+    if host == "break" {
+        send(write, &FromInit::Opened { host, port }).await?;
+        return read.message().await.map(drop);
+    }
     if host != "echo" && host != "/echo.sock" {
         return fail(write, "connection refused").await;
     }
@@ -79,6 +84,12 @@ pub(super) async fn listen(
         Endpoint::Unix { path } => (path.clone(), path, 0),
         Endpoint::AgentSocket => ("/tmp/ssh-fake/agent".to_owned(), "/tmp/ssh-fake/agent".to_owned(), 0),
     };
+    if host == "silent" {
+        tokio::select! {
+            () = home.gates.pass("silent") => {}
+            _ = read.message() => return None,
+        }
+    }
     let (announce, mut announced) = mpsc::channel(INCOMING);
     let taken = {
         let mut listening = lock(&home.sockets.listening);

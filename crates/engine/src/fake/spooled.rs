@@ -21,6 +21,10 @@ struct State {
     follower: u64,
     followers: u64,
     overwrites: bool,
+    /// Bytes that were sent to who follows now.
+    sent: u64,
+    /// Who follows is not heard, because of input that the program does not read: what was sent counts as taken.
+    unheard: bool,
     exit: Option<Exit>,
 }
 
@@ -103,8 +107,9 @@ impl Spooled {
         self.0.send_modify(|state| {
             state.followers += 1;
             state.follower = state.followers;
-            state.overwrites = false;
-            following = (state.follower, from.map_or(state.end(), |from| from.clamp(state.start, state.end())));
+            (state.overwrites, state.unheard) = (false, false);
+            state.sent = from.map_or_else(|| state.end(), |from| from.clamp(state.start, state.end()));
+            following = (state.follower, state.sent);
         });
         following
     }
@@ -116,6 +121,25 @@ impl Spooled {
                 state.follower = 0;
             }
             follows
+        });
+    }
+
+    /// Bytes before this one were sent.
+    pub(super) fn sent(&self, upto: u64) {
+        self.0.send_modify(|state| {
+            state.sent = upto;
+            if state.unheard {
+                state.drop_before(upto);
+            }
+        });
+    }
+
+    pub(super) fn unheard(&self, unheard: bool) {
+        self.0.send_modify(|state| {
+            state.unheard = unheard;
+            if unheard {
+                state.drop_before(state.sent);
+            }
         });
     }
 

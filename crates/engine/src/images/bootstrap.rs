@@ -166,6 +166,10 @@ impl Bootstrap {
             "--fork",
             "--kill-child=KILL",
             "--mount-proc",
+            // Nobody waits for an image as for a command; and the server has more than its share.
+            "nice",
+            "-n",
+            "10",
             "bash",
             "-c",
         ]);

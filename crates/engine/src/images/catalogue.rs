@@ -249,7 +249,7 @@ impl Images {
     }
 
     /// Takes the layers away and lets everybody know; their files are removed when others may go on.
-    fn withdraw(&self, alone: File, keys: impl Iterator<Item = String>) -> io::Result<Freed> {
+    pub(super) fn withdraw(&self, alone: File, keys: impl Iterator<Item = String>) -> io::Result<Freed> {
         let mut freed = Freed::default();
         let mut gone = Vec::new();
         for key in keys {
@@ -265,7 +265,7 @@ impl Images {
     }
 
     /// The right to remove layers. Blocks for a while.
-    fn alone(&self) -> io::Result<File> {
+    pub(super) fn alone(&self) -> io::Result<File> {
         let (give, take) = mpsc::sync_channel(1);
         let layers = self.layers.clone();
         // A thread of its own because nothing else can wait for a file lock with a deadline. One that comes too late gives it back.

@@ -18,6 +18,9 @@ const FORMAT: &str = "boxyard layer 1";
 /// Part of the keys of unpacked layers of registries: raise it when unpacking changes what comes out of the same archive.
 const UNPACK_FORMAT: &str = "unpacked 1";
 
+/// The same for layers of images that came with snapshots.
+const IMPORT_FORMAT: &str = "imported 1";
+
 /// What makes an image of a registry one that boxes can start from.
 const FIT: &str = include_str!("fit.sh");
 
@@ -159,6 +162,11 @@ fn stack(keys: &[String]) -> String {
         hash.update(key);
     }
     OciDigest::finish(hash).hex().to_owned()
+}
+
+/// The key of a layer that came with a snapshot: of its content, and of whose it is.
+pub(super) fn imported(diff_id: &OciDigest, owner: &str) -> String {
+    stack(&[IMPORT_FORMAT.to_owned(), diff_id.hex().to_owned(), owner.to_owned()])
 }
 
 /// Has Debian's programs trust what was added.

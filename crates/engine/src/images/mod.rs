@@ -30,6 +30,7 @@ use recipe::{Recipe, Recipes};
 use sources::Mirror;
 use store::{Layers, Stamp};
 
+pub(crate) mod archive;
 mod bootstrap;
 mod build;
 mod catalogue;
@@ -48,6 +49,8 @@ mod store;
 mod tests;
 
 pub use catalogue::{Addition, Freed, ImageState};
+#[cfg(feature = "fuzzing")]
+pub use oci::exercise;
 #[cfg(test)]
 pub(crate) use oci::testing;
 pub use oci::{OciConfig, OciLimits};

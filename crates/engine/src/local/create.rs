@@ -14,7 +14,7 @@ use boxyard_proto::{BoxId, SnapshotId};
 use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
-use super::step;
+use crate::fail;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
 
@@ -59,7 +59,7 @@ impl LocalEngine {
         // Until the record names them, nothing else keeps the layers.
         let kept = self.images.keep().await?;
         let record = match earlier {
-            Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id)?, ..record },
+            Some(record) => Record { spec: spec.clone(), slot: self.take_slot(&spec.id).await?, ..record },
             None => self.new_record(spec).await?,
         };
         let from = match &spec.from {
@@ -71,10 +71,10 @@ impl LocalEngine {
         let begin = async || {
             make_folder(&dir).map_err(|error| EngineError::of_disk("making the box's folder", error))?;
             record.write(&dir).map_err(|error| EngineError::of_disk("writing the box's record", error))?;
-            step::done("create: recorded");
+            fail::point("create: recorded");
             let budget = record.budget(&dir).map_err(broken("reading what the box was given"))?;
             let disk = storage.prepare(&spec.id, from.as_deref(), budget).await;
-            step::done("create: disk prepared");
+            fail::point("create: disk prepared");
             disk.map_err(|error| EngineError::of_disk("making the box's disk", error))
         };
         let begun = Instant::now();
@@ -101,8 +101,16 @@ impl LocalEngine {
             disk,
         };
         let env = environment(&record.image_env, &spec.env);
+        let recorded = tokio::spawn(Record::settle(dir.clone()));
         self.launch(waiting, plan, env).await?;
-        step::done("create: launched");
+        match recorded.await.map_err(io::Error::other).flatten() {
+            Ok(()) => self.host.settler.add(&spec.id, dir, folder.clone()),
+            Err(error) => {
+                self.host.end(&spec.id).await.map_err(broken("ending a box whose record was not written out"))?;
+                return Err(EngineError::of_disk("writing the box's record out", error));
+            }
+        }
+        fail::point("create: launched");
         Ok(())
     }
 
@@ -121,7 +129,7 @@ impl LocalEngine {
             }
         };
         let storage = self.host.storages.default_kind();
-        let slot = self.take_slot(&spec.id)?;
+        let slot = self.take_slot(&spec.id).await?;
         Ok(Record { spec: spec.clone(), slot, layers, image_env, storage, started_with })
     }
 
@@ -141,8 +149,8 @@ impl LocalEngine {
     }
 
     /// The slot of the box, a new one if it has none.
-    pub(super) fn take_slot(&self, id: &BoxId) -> Result<u32, EngineError> {
-        let slot = self.host.slots().take(id);
+    pub(super) async fn take_slot(&self, id: &BoxId) -> Result<u32, EngineError> {
+        let slot = self.host.take_slot(id).await;
         slot.ok_or_else(|| EngineError::new(ErrorKind::Exhausted, "finding room for one more box on this host"))
     }
 
@@ -188,7 +196,7 @@ impl LocalEngine {
         };
         let grouped = begun.elapsed();
         let pid = waiting.launch(&launch).await?;
-        step::done("create: running");
+        fail::point("create: running");
         tracing::debug!(id = %plan.id, pid, ?grouped, launched = ?begun.elapsed() - grouped, "box runs");
         Ok(())
     }

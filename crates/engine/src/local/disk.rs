@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::fail;
+
 /// How long one order may take. Writing out what a box has in memory takes as long as the disk needs for it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -66,8 +68,9 @@ impl DiskTool {
 /// What two orders must not change at the same time.
 fn subject(order: &Order) -> &Path {
     match order {
-        Order::Mount { at, .. } | Order::Quotas { at, .. } => at,
+        Order::Mount { at, .. } | Order::Grow { at, .. } | Order::Quotas { at, .. } => at,
         Order::Make(disk) => &disk.subvolume,
+        Order::Limit { subvolume, .. } => subvolume,
         Order::Flush { draft, .. } => draft,
         Order::Snapshot { into, .. } => into,
         Order::Destroy { subvolume } | Order::Measure { subvolume } => subvolume,
@@ -88,6 +91,7 @@ async fn converse(program: &Path, order: &Order) -> io::Result<Answer> {
         .map_err(|error| io::Error::new(error.kind(), format!("starting {}: {error}", program.display())))?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(&serde_json::to_vec(order)?).await?;
+        fail::point("disk: told");
     }
     let mut text = Vec::new();
     if let Some(stdout) = child.stdout.take() {

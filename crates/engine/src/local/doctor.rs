@@ -10,11 +10,13 @@ use boxyard_proto::launch::Launched;
 use rustix::fs::{Access, access, statfs, statvfs};
 
 mod disks;
+mod pool;
 
 use super::LocalConfig;
 use super::cgroup;
 use super::cidr::Cidr;
 use super::network;
+use super::storage::POOL_IMAGE;
 
 /// Bytes that should be free for images and boxes: the default image and its build, and some room to work.
 const DISK_WANTED: u64 = 4 << 30;
@@ -50,7 +52,7 @@ type Verdict = Result<(), (String, String)>;
 
 /// Looks at the host. Changes nothing, and may take some tenths of a second: it runs programs.
 pub fn check_host(config: &LocalConfig) -> Vec<Check> {
-    let verdicts: [(&'static str, Verdict); 14] = [
+    let mut verdicts: Vec<(&'static str, Verdict)> = vec![
         ("running as root", root()),
         ("kernel", kernel()),
         ("user namespaces", user_namespaces()),
@@ -66,6 +68,10 @@ pub fn check_host(config: &LocalConfig) -> Vec<Check> {
         ("network range", network_range(config.network_range)),
         ("boxyard-init", init(&config.init)),
     ];
+    let image = config.data_dir.join(POOL_IMAGE);
+    if image.exists() {
+        verdicts.extend(pool::check(config, &image));
+    }
     let check = |(name, verdict)| match verdict {
         Ok(()) => Check { name, ok: true, problem: String::new(), remedy: String::new() },
         Err((problem, remedy)) => Check { name, ok: false, problem, remedy },
@@ -144,7 +150,6 @@ fn disk_space(data: &Path) -> Verdict {
             if free >= DISK_WANTED {
                 return Ok(());
             }
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
             wrong(
                 format!("{:.1} GiB are free at {}, {:.0} are wanted", gib(free), place.display(), gib(DISK_WANTED)),
                 remedy,
@@ -152,6 +157,10 @@ fn disk_space(data: &Path) -> Verdict {
         }
         Err(error) => wrong(format!("{}: {error}", place.display()), remedy),
     }
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn cgroups() -> Verdict {

@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use boxyard_proto::launch::UIDS_PER_BOX;
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 
 use super::cgroup::Cgroups;
+use super::cidr::Cidr;
 use super::instance::Instance;
 use super::launcher::Launcher;
 use super::network::{interface, link};
+use super::settle::Settler;
 use super::slots::Slots;
 use super::storage::Storages;
 use super::trash::Trash;
@@ -25,8 +28,16 @@ pub(super) struct Host {
     pub(super) launcher: Launcher,
     pub(super) trash: Arc<Trash>,
     pub(super) storages: Storages,
+    pub(super) settler: Arc<Settler>,
     uid_start: u32,
+    pub(super) range: Cidr,
     slots: Mutex<Slots>,
+    /// Boxes that were stopped and whose connections the host still knows.
+    stopped: Mutex<BTreeSet<BoxId>>,
+    /// There is something for [`sweep_slots`](Self::sweep_slots) to do.
+    pub(super) retiring: Notify,
+    /// A slot is free again.
+    pub(super) freed: Notify,
     /// Throw-away boxes of image builds, which nobody is told of.
     builds: Mutex<BTreeSet<BoxId>>,
     /// Snapshots that are being made.
@@ -38,7 +49,7 @@ impl Host {
         instance: Instance,
         cgroups: Cgroups,
         launcher: Launcher,
-        (uid_start, slots): (u32, Slots),
+        (uid_start, range, slots): (u32, Cidr, Slots),
         trash: Arc<Trash>,
         storages: Storages,
     ) -> Self {
@@ -48,8 +59,13 @@ impl Host {
             launcher,
             trash,
             storages,
+            settler: Settler::new(),
             uid_start,
+            range,
             slots: Mutex::new(slots),
+            stopped: Mutex::default(),
+            retiring: Notify::new(),
+            freed: Notify::new(),
             builds: Mutex::default(),
             saving: Mutex::default(),
         }
@@ -58,6 +74,11 @@ impl Host {
     /// The slots. Hold the lock for a moment only.
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stopped boxes. Hold the lock for a moment only.
+    pub(super) fn stopped(&self) -> MutexGuard<'_, BTreeSet<BoxId>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The throw-away boxes. Hold the lock for a moment only.

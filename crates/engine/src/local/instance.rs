@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use boxyard_proto::BoxId;
 
+use crate::fail;
+
 /// How long a server that is ending may keep its folder, or a child that it has just started: in tries and the time between two.
 const LOCK_TRIES: (u32, Duration) = (40, Duration::from_millis(25));
 
@@ -159,6 +161,7 @@ fn tag(data: &Path) -> io::Result<String> {
     fs::write(&draft, format!("{tag}\n"))?;
     File::open(&draft)?.sync_all()?;
     fs::rename(&draft, &file)?;
+    fail::point("open: tag chosen");
     Ok(tag)
 }
 

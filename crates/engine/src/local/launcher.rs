@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::fail;
 use crate::{EngineError, ErrorKind};
 
 /// Launchers at once. Each keeps a CPU busy for some milliseconds; more of them only wait for each other's locks in the kernel.
@@ -142,6 +143,7 @@ async fn converse(child: &mut Child, launch: &Launch) -> io::Result<Vec<u8>> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             written => written?,
         }
+        fail::point("create: launcher told");
     }
     let mut answer = Vec::new();
     if let Some(stdout) = child.stdout.take() {

@@ -49,7 +49,7 @@ impl LocalEngine {
         script: &str,
         log: &mut (dyn Write + Send),
     ) -> Result<(), EngineError> {
-        let slot = self.take_slot(&build.id)?;
+        let slot = self.take_slot(&build.id).await?;
         let (id, work, limits) = (&build.id, &build.work, limits());
         let waiting = self.host.launcher.start(id).await?;
         fs::create_dir_all(work).map_err(broken("making the build's work folder"))?;
@@ -144,7 +144,7 @@ impl Drop for Build {
 async fn clean(host: &Host, id: &BoxId, work: &Path) -> Result<(), EngineError> {
     host.end(id).await.map_err(broken("ending the build's box"))?;
     host.trash.throw(work).map_err(broken("removing the build's work folder"))?;
-    host.slots().give_back(id);
+    host.retire(id);
     host.builds().remove(id);
     Ok(())
 }

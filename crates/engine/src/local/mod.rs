@@ -32,17 +32,18 @@ mod open;
 mod pause;
 mod record;
 mod remove;
+mod settle;
 mod slots;
 mod snapshot;
-mod step;
 mod storage;
+mod sweep;
 mod trash;
 mod usage;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,9 +59,11 @@ pub use self::cidr::{Cidr, InvalidCidr};
 pub use self::doctor::{Check, check_host};
 use self::host::Host;
 use self::network::Network;
-pub use self::storage::StorageChoice;
+pub use self::storage::{PoolGrowth, StorageChoice, grow_pool};
+use crate::archive::{ArchiveBytes, ArchiveLimits, ExportOrder, Exported, Imported};
+use crate::images::archive::{Stored, Unpacking};
 use crate::images::{Addition, BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
-use crate::{Abilities, BoxSpec, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
+use crate::{Abilities, BoxSpec, DiskRoom, Duplex, Engine, EngineError, ErrorKind, Observed, Resumed, Saved, Usage};
 
 /// How long a box may leave a connection waiting when its queue of connections is full.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
@@ -124,10 +127,10 @@ impl LocalConfig {
 pub struct LocalEngine {
     host: Arc<Host>,
     network: Network,
-    images: Box<dyn ImageSource>,
+    images: Arc<dyn ImageSource>,
     tasks: TaskTracker,
     patience: Arc<Semaphore>,
-    _sweeper: AbortOnDropHandle<()>,
+    _tenders: [AbortOnDropHandle<()>; 3],
 }
 
 /// Where images come from.
@@ -154,6 +157,15 @@ trait ImageSource: Send + Sync + std::fmt::Debug {
         Err(EngineError::new(ErrorKind::Unsupported, format!("adding the image {}", addition.name())))
     }
 
+    /// Takes in a layer that came with a snapshot of a box with this runtime.
+    async fn take_in(&self, layer: Stored, runtime: &str, unpacking: &Unpacking) -> Result<PathBuf, EngineError>;
+
+    /// Whether a layer came with a snapshot.
+    fn is_imported(&self, layer: &Path) -> bool;
+
+    /// Frees layers that came with snapshots and that nobody needs any more. Blocks.
+    fn release(&self) -> Result<(), EngineError>;
+
     /// What builds are doing.
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>>;
 }
@@ -178,6 +190,18 @@ impl ImageSource for Images {
 
     async fn add(&self, addition: &Addition, runner: &dyn LayerRunner) -> Result<bool, EngineError> {
         Self::add(self, addition, Some(runner)).await
+    }
+
+    async fn take_in(&self, layer: Stored, runtime: &str, unpacking: &Unpacking) -> Result<PathBuf, EngineError> {
+        Self::take_in(self, layer, runtime, unpacking).await
+    }
+
+    fn is_imported(&self, layer: &Path) -> bool {
+        Self::is_imported(self, layer)
+    }
+
+    fn release(&self) -> Result<(), EngineError> {
+        Self::release(self).map(drop)
     }
 
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {
@@ -252,6 +276,10 @@ impl Engine for LocalEngine {
         }
     }
 
+    async fn ended(&self, id: &BoxId) -> Result<(), EngineError> {
+        self.host.cgroups.died(id).await.map_err(create::broken("watching the box")).map_err(|error| error.about(id))
+    }
+
     async fn pause(&self, id: &BoxId) -> Result<(), EngineError> {
         self.freeze(id).await.map_err(|error| error.about(id))
     }
@@ -276,12 +304,33 @@ impl Engine for LocalEngine {
         self.list_snapshots().await
     }
 
+    async fn export(&self, id: &SnapshotId, order: &ExportOrder) -> Result<Exported, EngineError> {
+        self.pack_snapshot(id, order).await
+    }
+
+    async fn import(
+        &self,
+        into: &SnapshotId,
+        archive: ArchiveBytes,
+        limits: &ArchiveLimits,
+    ) -> Result<Imported, EngineError> {
+        self.unpack_snapshot(into, archive, limits).await
+    }
+
     async fn remove(&self, id: &BoxId) -> Result<(), EngineError> {
         self.unmake(id).await.map_err(|error| error.about(id))
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, EngineError> {
         self.look().await
+    }
+
+    async fn disk_room(&self) -> Result<DiskRoom, EngineError> {
+        let host = Arc::clone(&self.host);
+        // A file system that is busy answers late.
+        let room = tokio::task::spawn_blocking(move || host.storages.room(host.instance.data())).await;
+        let room = room.map_err(io::Error::other).and_then(|room| room);
+        room.map_err(create::broken("finding out how much room there is for disks"))
     }
 
     async fn usage(&self, id: &BoxId) -> Result<Usage, EngineError> {

@@ -11,6 +11,7 @@ use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::record::Record;
+use super::settle::is_settled;
 use crate::{EngineError, Observed, ObservedState};
 
 impl LocalEngine {
@@ -23,8 +24,11 @@ impl LocalEngine {
         }
         let mut observed = Vec::with_capacity(ids.len());
         for id in ids {
-            let state = self.host.state(&id).await.map_err(broken(looking))?;
-            observed.push(Observed { id, state });
+            // A record that cannot be read is as good as none; the box's removal is what is left.
+            let record = Record::read(&self.host.instance.of(&id)).unwrap_or_default();
+            let limits = record.as_ref().map(|record| record.spec.limits);
+            let state = self.host.state(&id, record).await.map_err(broken(looking))?;
+            observed.push(Observed { id, state, limits });
         }
         Ok(observed)
     }
@@ -44,11 +48,10 @@ impl Host {
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    async fn state(&self, id: &BoxId) -> io::Result<ObservedState> {
+    async fn state(&self, id: &BoxId, record: Option<Record>) -> io::Result<ObservedState> {
+        let Some(record) = record else { return Ok(ObservedState::Partial) };
         let dir = self.instance.of(id);
-        // A record that cannot be read is as good as none; the box's removal is what is left.
-        let Ok(Some(record)) = Record::read(&dir) else { return Ok(ObservedState::Partial) };
-        if !self.storages.has(record.storage, id) {
+        if !self.storages.has(record.storage, id) && (is_settled(&dir) || self.storages.of(record.storage).is_err()) {
             return Ok(ObservedState::Partial);
         }
         // Not asked whether it accepts connections: the question would wait in its queue.

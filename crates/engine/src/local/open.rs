@@ -26,6 +26,7 @@ use super::storage::Storages;
 use super::trash::Trash;
 use super::{ImageSource, LocalConfig, LocalEngine, PATIENT};
 use crate::EngineError;
+use crate::fail;
 use crate::images::Images;
 
 impl LocalEngine {
@@ -35,12 +36,12 @@ impl LocalEngine {
     /// The host lacks something (see [`check_host`](super::check_host)), another server uses the data folder, or the network range is
     /// somebody else's.
     pub async fn open(config: LocalConfig) -> Result<Self, EngineError> {
-        Self::open_with(config, |dir, config| Ok(Box::new(Images::open(dir, config)?))).await
+        Self::open_with(config, |dir, config| Ok(Arc::new(Images::open(dir, config)?))).await
     }
 
     pub(super) async fn open_with(
         config: LocalConfig,
-        images: impl FnOnce(&Path, crate::images::ImagesConfig) -> Result<Box<dyn ImageSource>, EngineError>,
+        images: impl FnOnce(&Path, crate::images::ImagesConfig) -> Result<Arc<dyn ImageSource>, EngineError>,
     ) -> Result<Self, EngineError> {
         let instance = Instance::open(&config.data_dir).await.map_err(broken("opening the data folder"))?;
         let tag = instance.tag().to_owned();
@@ -53,10 +54,20 @@ impl LocalEngine {
         let tool = Arc::new(DiskTool::new(config.init.clone()));
         let storages = Storages::open(instance.data(), config.storage, config.pool_size, &tool, &trash).await;
         let storages = storages.map_err(broken("preparing the boxes' disks"))?;
+        fail::point("open: pool there");
         let launcher = Launcher::new(config.init);
-        let host = Arc::new(Host::new(instance, cgroups, launcher, (config.uid_start, slots), trash, storages));
+        let host = Arc::new(Host::new(
+            instance,
+            cgroups,
+            launcher,
+            (config.uid_start, config.network_range, slots),
+            trash,
+            storages,
+        ));
         host.end_builds(&links).await.map_err(broken("ending builds that were broken off"))?;
+        fail::point("open: builds ended");
         host.thaw_saving().map_err(broken("letting boxes go on after saves that were broken off"))?;
+        fail::point("open: saves undone");
         let network = NetworkConfig {
             range: config.network_range,
             deny: config.network_deny,
@@ -75,12 +86,19 @@ impl LocalEngine {
                 return Err(EngineError::broken("preparing the boxes' network", error));
             }
         };
+        fail::point("open: network made");
         if let Ok(Some(chain)) = tokio::task::spawn_blocking(doctor::closed_by_others).await {
             tracing::warn!(%chain, "another firewall keeps boxes from the network; `boxyard doctor` says what to do");
         }
-        let sweeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep()));
+        host.forget_strangers().await;
+        host.settle_all().map_err(broken("reading the boxes' records"))?;
+        let tenders = [
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.trash).sweep())),
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host).sweep_slots())),
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&host.settler).work())),
+        ];
         let patience = Arc::new(Semaphore::new(PATIENT));
-        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _sweeper: sweeper })
+        Ok(Self { host, network, images, tasks: TaskTracker::new(), patience, _tenders: tenders })
     }
 
     /// Finishes what is under way in the background. Boxes that run go on; where there are none, what was prepared on the host is removed,
@@ -92,6 +110,7 @@ impl LocalEngine {
         let closing = "closing the engine";
         self.tasks.close();
         self.tasks.wait().await;
+        self.host.sweep_now(true).await;
         let known = self.host.known().map_err(broken(closing))?;
         if !self.host.any_runs().map_err(broken(closing))? {
             self.host.storages.close().map_err(broken("unmounting the pool of boxes' disks"))?;
@@ -131,6 +150,20 @@ fn restore(instance: &Instance, count: u32) -> io::Result<Slots> {
 }
 
 impl Host {
+    /// Has the disks written out of boxes that an earlier server has not come to.
+    fn settle_all(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.instance.boxes())? {
+            let entry = entry?;
+            let Ok(id) = entry.file_name().to_string_lossy().parse::<BoxId>() else { continue };
+            if let Ok(Some(record)) = Record::read(&entry.path())
+                && let Ok(storage) = self.storages.of(record.storage)
+            {
+                self.settler.add(&id, entry.path(), storage.disk(&id));
+            }
+        }
+        Ok(())
+    }
+
     /// Ends boxes without a folder: throw-away boxes of builds that went down with their server, and what it was removing.
     async fn end_builds(&self, links: &Links) -> io::Result<()> {
         for id in self.known()? {

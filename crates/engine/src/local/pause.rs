@@ -9,7 +9,7 @@ use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::record::Record;
-use super::step;
+use crate::fail;
 use crate::{EngineError, ErrorKind, Resumed};
 
 /// A file in the folder of a box that stands still only because it is being saved.
@@ -25,6 +25,7 @@ impl LocalEngine {
             return Ok(());
         }
         self.host.cgroups.freeze(id).await.map_err(broken(pausing))?;
+        fail::point("pause: frozen");
         // What was only for a moment is now for good.
         self.host.forget_saving(id).map_err(broken(pausing))
     }
@@ -33,7 +34,8 @@ impl LocalEngine {
     pub(super) async fn halt(&self, id: &BoxId) -> Result<(), EngineError> {
         self.recorded(id, "stopping the box")?;
         self.host.end(id).await.map_err(broken("ending the box's processes"))?;
-        step::done("stop: ended");
+        self.host.has_stopped(id);
+        fail::point("stop: ended");
         self.host.forget_saving(id).map_err(broken("stopping the box"))
     }
 
@@ -44,6 +46,7 @@ impl LocalEngine {
         let broken_off = self.host.launcher.settle(id).await.map_err(broken(resuming))?;
         if !broken_off {
             self.host.cgroups.thaw(id).await.map_err(broken(resuming))?;
+            fail::point("resume: thawed");
             self.host.forget_saving(id).map_err(broken(resuming))?;
             if self.host.is_running(id).await.map_err(broken(resuming))? {
                 return Ok(Resumed::Thawed);
@@ -52,7 +55,8 @@ impl LocalEngine {
         // Another address and link than before: the kernel takes some hundredths of a second to remove the old link.
         let ended = self.host.end(id).await;
         ended.map_err(broken("ending what is left of the box"))?;
-        self.host.slots().change(id);
+        fail::point("resume: ended");
+        self.host.change_slot(id);
         self.make(&record.spec).await?;
         Ok(Resumed::Started)
     }
@@ -82,6 +86,7 @@ impl<'a> Still<'a> {
             return Ok(Self { host, id, over: true });
         }
         fs::File::create(marker)?;
+        fail::point("save: marked");
         let still = Self { host, id, over: false };
         host.cgroups.freeze(id).await?;
         Ok(still)

@@ -65,7 +65,7 @@ impl SnapshotRecord {
     /// # Errors
     /// It cannot be written.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write(&dir.join(SNAPSHOT), &serde_json::to_vec(self)?)?.sync_all()?;
+        write(&dir.join(SNAPSHOT), &serde_json::to_vec(self)?, Content::First)?;
         let sync = |folder: &Path| fs::File::open(folder)?.sync_all();
         sync(dir)?;
         sync(dir.parent().unwrap_or(dir))
@@ -95,13 +95,31 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     }
 }
 
+/// When the content of a file goes to the disk: after a loss of power there may be a file with its name and without content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Before the file has its name: there is never one without content.
+    First,
+    /// The same where it replaces another. One that is new is written out by whoever relies on it, see [`settle`](super::settle).
+    FirstWhereReplaced,
+}
+
 /// Readable by root only: environments hold secrets.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<fs::File> {
+fn write(path: &Path, bytes: &[u8], content: Content) -> io::Result<()> {
     let draft = path.with_extension("json.new");
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.write_all(bytes)?;
-    fs::rename(&draft, path)?;
-    Ok(file)
+    if content == Content::First || (path.exists() && !writes_out_before_replacing(path)?) {
+        file.sync_all()?;
+    }
+    fs::rename(&draft, path)
+}
+
+/// Whether the file system does that by itself, as ext4 and btrfs do, and with less waiting.
+fn writes_out_before_replacing(path: &Path) -> io::Result<bool> {
+    const EXT4: i64 = 0xEF53;
+    const BTRFS: i64 = 0x9123_683E;
+    Ok(matches!(rustix::fs::statfs(path)?.f_type, EXT4 | BTRFS))
 }
 
 impl Record {
@@ -120,7 +138,7 @@ impl Record {
     /// # Errors
     /// It cannot be written.
     pub(super) fn note_saved(&self, dir: &Path, saved: u64) -> io::Result<()> {
-        write(&dir.join(SAVED), saved.to_string().as_bytes()).map(drop)
+        write(&dir.join(SAVED), saved.to_string().as_bytes(), Content::First)
     }
 
     /// Reads the record of the box whose folder is `dir`; `None` when there is none.
@@ -131,12 +149,26 @@ impl Record {
         read(&dir.join(BOX))
     }
 
+    /// Waits until the record of the box whose folder is `dir` is on the disk, and the folder with all that it has by now.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(super) async fn settle(dir: PathBuf) -> io::Result<()> {
+        let settle = move || {
+            let sync = |path: &Path| fs::File::open(path)?.sync_all();
+            sync(&dir.join(BOX))?;
+            sync(&dir)?;
+            sync(dir.parent().unwrap_or(&dir))
+        };
+        tokio::task::spawn_blocking(settle).await.map_err(io::Error::other)?
+    }
+
     /// Writes the record, wholly or not at all. Readable by root only: environments hold secrets.
     ///
     /// # Errors
     /// It cannot be written.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write(&dir.join(BOX), &serde_json::to_vec(self)?).map(drop)
+        write(&dir.join(BOX), &serde_json::to_vec(self)?, Content::FirstWhereReplaced)
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Slots {
     count: u32,
     next: u32,
     taken: BTreeSet<u32>,
+    /// Those of the taken that no box has: they are not to be had before they are [freed](Self::free).
+    retired: BTreeSet<u32>,
     by_box: BTreeMap<BoxId, u32>,
 }
 
@@ -24,6 +26,7 @@ impl Slots {
             count,
             next: first.checked_rem(count).unwrap_or_default(),
             taken: BTreeSet::new(),
+            retired: BTreeSet::new(),
             by_box: BTreeMap::new(),
         }
     }
@@ -55,7 +58,7 @@ impl Slots {
         let new = self.take(id);
         match (old, new) {
             (Some(old), Some(_)) => {
-                self.taken.remove(&old);
+                self.retired.insert(old);
             }
             (Some(old), None) => self.insert(id, old),
             (None, _) => {}
@@ -72,9 +75,21 @@ impl Slots {
         true
     }
 
-    /// Takes the slot of `id` back.
+    /// Takes the slot of `id` back, and retires it.
     pub(super) fn give_back(&mut self, id: &BoxId) {
         if let Some(slot) = self.by_box.remove(id) {
+            self.retired.insert(slot);
+        }
+    }
+
+    /// The slots that no box has and that are not free.
+    pub(super) fn retired(&self) -> Vec<u32> {
+        self.retired.iter().copied().collect()
+    }
+
+    /// Makes a retired slot free.
+    pub(super) fn free(&mut self, slot: u32) {
+        if self.retired.remove(&slot) {
             self.taken.remove(&slot);
         }
     }
@@ -95,6 +110,7 @@ mod tests {
     enum Deed {
         Take(u64),
         GiveBack(u64),
+        Free,
         Restore(u64, u32),
     }
 
@@ -102,6 +118,7 @@ mod tests {
         let deed = prop_oneof![
             3 => (0u64..12).prop_map(Deed::Take),
             2 => (0u64..12).prop_map(Deed::GiveBack),
+            1 => Just(Deed::Free),
             1 => (0u64..12, 0u32..10).prop_map(|(id, slot)| Deed::Restore(id, slot)),
         ];
         prop::collection::vec(deed, 0..200)
@@ -116,7 +133,7 @@ mod tests {
                 match deed {
                     Deed::Take(id) => {
                         let id = BoxId::from_entropy(id);
-                        let full = model.len() == count as usize && !model.contains_key(&id);
+                        let full = model.len() + slots.retired().len() == count as usize && !model.contains_key(&id);
                         let slot = slots.take(&id);
                         prop_assert_eq!(slot.is_none(), full);
                         if let Some(slot) = slot {
@@ -128,6 +145,12 @@ mod tests {
                         let id = BoxId::from_entropy(id);
                         slots.give_back(&id);
                         model.remove(&id);
+                    }
+                    Deed::Free => {
+                        for slot in slots.retired() {
+                            prop_assert!(!model.values().any(|taken| *taken == slot));
+                            slots.free(slot);
+                        }
                     }
                     Deed::Restore(id, slot) => {
                         let id = BoxId::from_entropy(id);
@@ -152,6 +175,8 @@ mod tests {
         let ids: Vec<_> = (0..5).map(BoxId::from_entropy).collect();
         assert_eq!(slots.take(&ids[0]), Some(2));
         slots.give_back(&ids[0]);
+        assert_eq!(slots.retired(), [2]);
+        slots.free(2);
         let order: Vec<_> = ids[1..5].iter().map(|id| slots.take(id)).collect();
         assert_eq!(order, [Some(3), Some(0), Some(1), Some(2)]);
         assert_eq!(slots.take(&ids[0]), None);
@@ -159,6 +184,12 @@ mod tests {
         assert_eq!(slots.get(&ids[1]), Some(3), "there is no other");
         slots.give_back(&ids[2]);
         slots.change(&ids[1]);
+        assert_eq!(slots.get(&ids[1]), Some(3), "one that is retired is not to be had");
+        slots.free(0);
+        slots.free(1);
+        slots.change(&ids[1]);
+        assert_eq!(slots.retired(), [3]);
+        slots.free(3);
         assert_eq!((slots.get(&ids[1]), slots.take(&ids[0])), (Some(0), Some(3)));
     }
 }

@@ -7,6 +7,9 @@
 //!
 //! A snapshot holds all that a box is made from but the image's layers, which it names. It depends on no box and no other snapshot.
 
+mod export;
+mod import;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -15,14 +18,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use boxyard_proto::{BoxId, SnapshotId};
+use tokio::sync::Semaphore;
 
 use super::LocalEngine;
 use super::create::broken;
 use super::host::Host;
 use super::pause::Still;
 use super::record::{Record, SnapshotRecord};
-use super::step;
+use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
+
+/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
+static TRANSFERS: Semaphore = Semaphore::const_new(2);
 
 /// Keeps a snapshot that is being made from being taken for one that was broken off.
 #[derive(Debug)]
@@ -52,22 +59,25 @@ impl LocalEngine {
         let saving = |doing: &'static str| move |error| EngineError::of_disk(doing, error);
         self.host.forget_snapshot(into).await.map_err(saving("removing an earlier attempt"))?;
         fs::DirBuilder::new().mode(0o700).create(&folder).map_err(saving("making the snapshot's folder"))?;
-        step::done("save: begun");
+        fail::point("save: begun");
 
         let begun = Instant::now();
         storage.flush(id, into).await.map_err(saving("writing out the box's files"))?;
-        step::done("save: flushed");
+        fail::point("save: flushed");
         let flushed = begun.elapsed();
         let still = Still::begin(&self.host, id).await.map_err(broken("freezing the box"))?;
-        step::done("save: frozen");
+        fail::point("save: frozen");
         let copied = storage.save(id, into).await;
-        step::done("save: copied");
+        fail::point("save: copied");
         still.end().await.map_err(broken("letting the box go on"))?;
-        copied.map_err(saving("copying the box's disk"))?;
+        let charged = copied.map_err(saving("copying the box's disk"))?;
         tracing::debug!(%id, snapshot = %into, ?flushed, frozen = ?begun.elapsed() - flushed, "disk copied");
-        step::done("save: thawed");
+        fail::point("save: thawed");
 
-        let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
+        // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
+        let (size_bytes, limited) = tokio::join!(storage.finish(into), self.limit_anew(id, &record, charged));
+        let size_bytes = size_bytes.map_err(saving("measuring the snapshot"))?;
+        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         let snapshot = SnapshotRecord {
             layers: record.layers.clone(),
             image_env: record.image_env.clone(),
@@ -75,19 +85,21 @@ impl LocalEngine {
             size_bytes,
             source: Some(id.clone()),
         };
-        // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
-        let charged = storage.charged(id).await.map_err(saving("measuring the box's disk"))?;
-        let limited = self.limit_anew(id, &record, charged).await;
-        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
-        step::done("save: recorded");
+        fail::point("save: recorded");
         Ok(Saved { size_bytes })
     }
 
     pub(super) async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
         let removing = |error| EngineError::of_disk("removing the snapshot", error);
         let record = SnapshotRecord::read(&self.host.snapshot(id)).unwrap_or_default();
+        let imported = record.as_ref().is_some_and(|record| self.stands_on_imported(&record.layers));
+        // A box whose disk a loss of power took would be made from it once more.
+        self.host.settler.now().await.map_err(removing)?;
         self.host.forget_snapshot(id).await.map_err(removing)?;
+        if imported {
+            self.release_layers();
+        }
         match record.and_then(|record| record.source) {
             Some(source) => self.take_back(&source).await.map_err(removing),
             None => Ok(()),
@@ -134,6 +146,8 @@ impl LocalEngine {
                 Err(error) => tracing::warn!(snapshot = %id, %error, "the snapshot's record cannot be read"),
             }
         }
+        // What a server did not come to that ended in between.
+        self.release_layers();
         Ok(complete)
     }
 }
@@ -148,11 +162,11 @@ impl Host {
     async fn forget_snapshot(&self, id: &SnapshotId) -> io::Result<()> {
         let folder = self.snapshot(id);
         SnapshotRecord::remove(&folder)?;
-        step::done("drop: unrecorded");
+        fail::point("drop: unrecorded");
         for storage in self.storages.all() {
             storage.forget(id).await?;
         }
-        step::done("drop: removed");
+        fail::point("drop: removed");
         self.trash.throw(&folder)
     }
 

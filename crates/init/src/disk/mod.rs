@@ -7,6 +7,7 @@ mod subvolume;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use boxyard_proto::disk::{Answer, Order};
@@ -39,17 +40,19 @@ fn read() -> Result<Order, Trouble> {
 fn obey(order: Order) -> Result<Answer, Trouble> {
     match order {
         Order::Mount { image, at } => pool::mount(&image, &at)?,
+        Order::Grow { image, at } => pool::grow(&image, &at)?,
         Order::Quotas { at, enable } => return pool::quotas(&at, enable),
         Order::Make(disk) => make(&disk)?.finish()?,
-        Order::Flush { subvolume, draft } => {
-            subvolume::snapshot(&subvolume, &draft)?;
-            subvolume::destroy(&draft)?;
+        Order::Limit { subvolume, limit } => subvolume::limit(&subvolume, limit)?,
+        Order::Flush { subvolume, draft } => subvolume::flush(&subvolume, &draft)?,
+        Order::Snapshot { subvolume, into } => {
+            let charged = subvolume::snapshot(&subvolume, &into)?;
+            let bytes = charged.map(|bytes| (name(&subvolume), bytes)).into_iter().collect();
+            return Ok(Answer::Sizes { bytes });
         }
-        Order::Snapshot { subvolume, into } => subvolume::snapshot(&subvolume, &into)?,
         Order::Destroy { subvolume } => subvolume::destroy(&subvolume)?,
         Order::Measure { subvolume } => {
-            let name = subvolume.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let bytes = BTreeMap::from([(name, subvolume::measure(&subvolume)?)]);
+            let bytes = BTreeMap::from([(name(&subvolume), subvolume::measure(&subvolume)?)]);
             return Ok(Answer::Sizes { bytes });
         }
         Order::Sizes { folder, name } => {
@@ -57,6 +60,10 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
         }
     }
     Ok(Answer::Done)
+}
+
+fn name(subvolume: &Path) -> String {
+    subvolume.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn failed(trouble: &Trouble) -> Answer {

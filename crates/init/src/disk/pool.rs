@@ -5,9 +5,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use boxyard_proto::disk::{Answer, Quotas};
-use rustix::fs::{CWD, Mode, OFlags, openat, statfs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat, statfs};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -27,9 +29,16 @@ const METADATA_MIN: u64 = 16 << 20;
 /// Bytes that a file system may leave unused of its device without that being worth a change.
 const SLACK: u64 = 16 << 20;
 
+/// How long growing waits for what else is being done to the file system, which is as a rule the moving of metadata that began when it
+/// was mounted.
+const GROW_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same when it is mounted, for a server that waits to start. What could not be done then is done next time.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Mounts the file system in `image` at `at`, and lets it use all of the file.
 pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
-    let image = fs::canonicalize(image).doing_with(|| format!("opening {}", image.display()))?;
+    let (image, _turn) = take_turn(image)?;
     let device = match find(&image)? {
         Some(device) => device,
         None => attach(&image)?,
@@ -38,14 +47,74 @@ pub fn mount(image: &Path, at: &Path) -> Result<(), Trouble> {
         rustix::mount::mount(&device.0, at, "btrfs", MountFlags::NOATIME | MountFlags::NODEV, Some(OPTIONS))
             .doing_with(|| format!("mounting {} at {}", image.display(), at.display()))?;
     }
-    let whole = fs::metadata(&image).doing("examining the pool")?.len();
+    match fill(&image, at, MOUNT_PATIENCE) {
+        Err(trouble) if trouble.error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        filled => filled?,
+    }
+    room_for_metadata(at)
+}
+
+/// The file's path without links, and the right to give it a device or let it grow: two at once would each do half of it.
+fn take_turn(image: &Path) -> Result<(PathBuf, fs::File), Trouble> {
+    let opening = || format!("opening {}", image.display());
+    let path = fs::canonicalize(image).doing_with(opening)?;
+    let file = fs::File::open(&path).doing_with(opening)?;
+    flock(&file, FlockOperation::LockExclusive).doing_with(opening)?;
+    Ok((path, file))
+}
+
+/// Lets the file system that is mounted at `at` use all of `image`, if it is mounted.
+pub fn grow(image: &Path, at: &Path) -> Result<(), Trouble> {
+    let (image, _turn) = take_turn(image)?;
+    match is_mounted(at) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing("examining the pool"),
+        Ok(true) => {}
+        Ok(false) | Err(_) => return Ok(()),
+    }
+    // The device is there as long as the mount is. One that is just going is grown by the next mount.
+    match find(&image)? {
+        Some(_device) => fill(&image, at, GROW_PATIENCE),
+        None => Ok(()),
+    }
+}
+
+/// Lets the file system use all of its device, which has the size of the file.
+fn fill(image: &Path, at: &Path, patience: Duration) -> Result<(), Trouble> {
+    let whole = fs::metadata(image).doing("examining the pool")?.len();
     let used = statfs(at).doing("examining the pool")?;
     let used = used.f_blocks.saturating_mul(u64::try_from(used.f_bsize).unwrap_or(1));
     if whole > used.saturating_add(SLACK) {
         let folder = open(at)?;
-        sys::disks::btrfs_fill_device(folder.as_fd()).doing("growing the pool's file system")?;
+        let until = Instant::now() + patience;
+        while let Err(error) = sys::disks::btrfs_fill_device(folder.as_fd()) {
+            let busy = error.raw_os_error() == Some(libc::EINPROGRESS);
+            if !busy || !is_idle(&folder, until).doing("growing the pool's file system")? {
+                return Err(error).doing("growing the pool's file system");
+            }
+        }
     }
-    room_for_metadata(at)
+    Ok(())
+}
+
+/// Waits until nothing is being done that others have to wait for, and says whether that is so.
+fn is_idle(folder: &std::os::fd::OwnedFd, until: Instant) -> io::Result<bool> {
+    let id = uuid(sys::disks::btrfs_id(folder.as_fd())?);
+    let path = format!("/sys/fs/btrfs/{id}/exclusive_operation");
+    loop {
+        let mut file = fs::File::open(&path)?;
+        let mut doing = String::new();
+        io::Read::read_to_string(&mut file, &mut doing)?;
+        if doing.trim() == "none" {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        // The kernel tells of every change after it was read.
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        poll(&mut [PollFd::new(&file, PollFlags::PRI | PollFlags::ERR)], Some(&left))?;
+    }
 }
 
 /// Sees to it that metadata has room of its own.
@@ -158,6 +227,9 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
         }
         _ => Quotas::Off,
     };
+    if enable == Quotas::Simple {
+        forget_groups(&folder).doing("removing quota groups of subvolumes that are gone")?;
+    }
     if on == Quotas::Full {
         // By default the kernel gives up counting when it frees a large subvolume: quicker, and the end of all limits.
         let threshold = format!("/sys/fs/btrfs/{id}/qgroups/drop_subtree_threshold");
@@ -175,6 +247,28 @@ pub fn quotas(at: &Path, enable: Quotas) -> Result<Answer, Trouble> {
         }
     }
     Ok(Answer::Quotas { on, id })
+}
+
+/// Removes groups that nobody needs any more. The kernel does so when it frees a subvolume, but with simple quotas not while others hold
+/// what that one has written.
+fn forget_groups(folder: &std::os::fd::OwnedFd) -> io::Result<()> {
+    /// The ids of subvolumes begin here.
+    const FIRST: u64 = 256;
+    let mut first = FIRST;
+    loop {
+        let groups = sys::disks::btrfs_groups(folder.as_fd(), first)?;
+        let Some((last, _)) = groups.last() else { return Ok(()) };
+        first = last + 1;
+        for (id, _) in groups.iter().filter(|(_, charged)| *charged == 0) {
+            if sys::disks::btrfs_has_subvolume(folder.as_fd(), *id)? {
+                continue;
+            }
+            match sys::disks::btrfs_forget_group(folder.as_fd(), *id) {
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOENT)) => return Err(error),
+                _ => {}
+            }
+        }
+    }
 }
 
 fn open(folder: &Path) -> Result<std::os::fd::OwnedFd, Trouble> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use boxyard_proto::disk::Disk;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
@@ -17,6 +18,12 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 /// The number of every subvolume's root folder.
 const ROOT: u64 = 256;
 
+/// How often a subvolume is written out before it is copied, at most.
+const FLUSHES: u32 = 4;
+
+/// What takes less is not worth doing again: so long may a box stand still.
+const FLUSHED: Duration = Duration::from_millis(30);
+
 /// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
 const WORK_DEPTH: u32 = 4;
 
@@ -29,15 +36,18 @@ const START_ROOM: u64 = 2 << 20;
 /// A disk that is ready for its box to be started on it.
 #[derive(Debug)]
 pub struct Made {
-    subvolume: OwnedFd,
-    limit: Option<u64>,
+    parent: OwnedFd,
+    /// The subvolume's id and its limit.
+    limit: Option<(u64, u64)>,
 }
 
 impl Made {
     /// The box has started: its limit holds from here on.
     pub fn finish(&self) -> Result<(), Trouble> {
         match self.limit {
-            Some(limit) => sys::disks::btrfs_limit(self.subvolume.as_fd(), limit).doing("limiting the box's disk"),
+            Some((id, limit)) => {
+                sys::disks::btrfs_limit(self.parent.as_fd(), id, limit).doing("limiting the box's disk")
+            }
             None => Ok(()),
         }
     }
@@ -61,14 +71,16 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         return Err(Trouble::new(doing(), "a folder is in its place"));
     }
     // It may be another limit than when the subvolume was made; and a copy has got that of its source, whatever was asked for.
-    let limit = disk.limit.filter(|_| !made || from.is_some());
-    if let Some(limit) = limit {
-        let charged = sys::disks::btrfs_subvolume_id(subvolume.as_fd())
-            .and_then(|id| sys::disks::btrfs_charged(subvolume.as_fd(), id))
-            .doing("measuring the box's disk")?;
-        let room = charged.unwrap_or_default().saturating_add(START_ROOM);
-        sys::disks::btrfs_limit(subvolume.as_fd(), limit.max(room)).doing("limiting the box's disk")?;
-    }
+    let limit = match disk.limit.filter(|_| !made || from.is_some()) {
+        Some(limit) => {
+            let id = sys::disks::btrfs_subvolume_id(subvolume.as_fd()).doing("measuring the box's disk")?;
+            let charged = sys::disks::btrfs_charged(subvolume.as_fd(), id).doing("measuring the box's disk")?;
+            let room = charged.unwrap_or_default().saturating_add(START_ROOM);
+            sys::disks::btrfs_limit(parent.as_fd(), id, limit.max(room)).doing("limiting the box's disk")?;
+            Some((id, limit))
+        }
+        None => None,
+    };
     if from.is_some() {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
         let _ = remove(subvolume.as_fd(), c"work", WORK_DEPTH);
@@ -86,15 +98,46 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     if made {
         fchmod(&subvolume, Mode::from_raw_mode(0o700)).doing_with(doing)?;
     }
-    Ok(Made { subvolume, limit })
+    Ok(Made { parent, limit })
 }
 
-/// Makes a read-only copy, which is on the disk when this returns.
-pub fn snapshot(subvolume: &Path, into: &Path) -> Result<(), Trouble> {
+/// Limits a subvolume that may be there.
+pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
+    let doing = || format!("limiting the subvolume {}", subvolume.display());
+    let (parent, _) = place(subvolume)?;
+    match open(subvolume) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).doing_with(doing),
+        Ok(subvolume) => {
+            let id = sys::disks::btrfs_subvolume_id(subvolume.as_fd()).doing_with(doing)?;
+            sys::disks::btrfs_limit(parent.as_fd(), id, limit).doing_with(doing)
+        }
+    }
+}
+
+/// Writes out what the subvolume's files hold in memory, which making a copy of it does, while they are in use. What is written while
+/// that takes long is written out as well, unless it never becomes less.
+pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
+    for _ in 0..FLUSHES {
+        let begun = Instant::now();
+        snapshot(subvolume, draft)?;
+        destroy(draft)?;
+        if begun.elapsed() < FLUSHED {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a read-only copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they
+/// are counted.
+pub fn snapshot(subvolume: &Path, into: &Path) -> Result<Option<u64>, Trouble> {
     let doing = || format!("making the snapshot {}", into.display());
     let source = open(subvolume).doing_with(doing)?;
     let (parent, name) = place(into)?;
-    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)
+    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)?;
+    let charged = sys::disks::btrfs_subvolume_id(source.as_fd());
+    charged.and_then(|id| sys::disks::btrfs_charged(source.as_fd(), id)).doing("measuring the box's disk")
 }
 
 /// Removes a subvolume that may be there.

@@ -13,6 +13,7 @@ use super::kernel::Kernel;
 use super::layers::Layers;
 use super::mounts::{Stage, folder_spot};
 use super::{files, limits, namespaces, network};
+use crate::serve::oom::Score;
 use crate::serve::{self, Jobs};
 use crate::sys;
 use crate::trouble::{Doing, Trouble};
@@ -35,15 +36,15 @@ pub struct Kit {
 /// Makes the box around this process and serves until the box ends.
 pub fn run(plan: Launch, kit: Kit, handshake: Handshake) -> ! {
     let handshake = handshake.inside();
-    if let Err(trouble) = become_box(&plan, &kit, &handshake) {
+    let score = become_box(&plan, &kit, &handshake).unwrap_or_else(|trouble| {
         handshake.fail(&trouble);
         namespaces::give_up();
-    }
+    });
     let Kit { listener, cgroup, layers, devices, filter } = kit;
     drop((layers, devices));
     let up = handshake.into_up();
     // Everything else that was open belongs to the host or to the making of the box (CVE-2024-21626).
-    sys::close_all_but(&[listener.as_fd(), cgroup.as_fd(), up.as_fd()]);
+    sys::close_all_but(&[listener.as_fd(), cgroup.as_fd(), score.as_fd(), up.as_fd()]);
     let started = sys::add_seccomp_filter(&filter).doing("installing the seccomp filter").and_then(|()| {
         drop(filter);
         namespaces::die_with_launcher(false)
@@ -52,7 +53,7 @@ pub fn run(plan: Launch, kit: Kit, handshake: Handshake) -> ! {
         handshake::say(&up, &handshake::failed(&trouble));
         namespaces::give_up();
     }
-    let jobs = Jobs::in_box(plan.env, cgroup, limits::open_files(plan.open_files));
+    let jobs = Jobs::in_box(plan.env, cgroup, score, limits::open_files(plan.open_files));
     let failed = serve::run(listener, jobs, || {
         handshake::say(&up, &Launched::Ready { pid: 1 });
         drop(up);
@@ -62,7 +63,7 @@ pub fn run(plan: Launch, kit: Kit, handshake: Handshake) -> ! {
     namespaces::give_up();
 }
 
-fn become_box(plan: &Launch, kit: &Kit, launcher: &Inside) -> Result<(), Trouble> {
+fn become_box(plan: &Launch, kit: &Kit, launcher: &Inside) -> Result<Score, Trouble> {
     namespaces::die_with_launcher(true)?;
     launcher.wait(Deed::IdsMapped)?;
     become_root()?;
@@ -76,6 +77,7 @@ fn become_box(plan: &Launch, kit: &Kit, launcher: &Inside) -> Result<(), Trouble
     launcher.wait(Deed::LayersMapped)?;
     let root = stage.overlay(&kit.layers)?;
     let kernel = Kernel::mount(&root)?;
+    let score = Score::open(kernel.proc())?;
     kit.devices.mount(&stage, &root)?;
     devices::lend(&stage, "run", 0o755, &folder_spot(&root, "run").doing("opening /run in the image")?)?;
     launcher.wait(Deed::NetworkMade)?;
@@ -89,7 +91,8 @@ fn become_box(plan: &Launch, kit: &Kit, launcher: &Inside) -> Result<(), Trouble
     devices::silence(&root)?;
     limits::lower()?;
     // From here on the box can be frozen, ended and accounted for as a whole.
-    launcher.wait(Deed::Confined)
+    launcher.wait(Deed::Confined)?;
+    Ok(score)
 }
 
 fn become_root() -> Result<(), Trouble> {

@@ -64,6 +64,11 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// The box's procfs.
+    pub fn proc(&self) -> &OwnedFd {
+        &self.proc
+    }
+
     /// Changes a setting of the box's namespaces.
     pub fn set(&self, path: &str, value: &str) -> Result<(), Trouble> {
         write_below(&self.proc, path, value)

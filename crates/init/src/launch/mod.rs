@@ -87,6 +87,10 @@ fn forget_oom_score(proc: &Proc) -> Result<(), Trouble> {
 fn launch(plan: Launch) -> Result<u32, Trouble> {
     let proc = Proc::open()?;
     forget_oom_score(&proc)?;
+    // Nor is the priority that the server gives itself; where it has less than usual, that stays.
+    if rustix::process::getpriority_process(None).is_ok_and(|niceness| niceness < 0) {
+        rustix::process::setpriority_process(None, 0).doing("giving up the server's priority")?;
+    }
     sys::reset_signals();
     sys::ignore_broken_pipes();
     limits::set(plan.open_files)?;

@@ -23,6 +23,7 @@ use super::cgroup::Leaf;
 use super::job::Job;
 use super::jobs::Jobs;
 use super::members::Members;
+use super::oom::Score;
 use super::output::non_blocking;
 use super::reaper::Waiting;
 use super::stdio::{self, Ends};
@@ -132,6 +133,7 @@ impl Command {
         exec: &Exec,
         leaf: Option<Leaf>,
         waiting: &Waiting,
+        score: Option<&Score>,
     ) -> Result<Started, (Refusal, Option<Leaf>)> {
         let (stdio, ends) = match stdio::open(exec) {
             Ok(opened) => opened,
@@ -140,7 +142,7 @@ impl Command {
         if let Some(variable) = &stdio.variable {
             self.env = self.env.and(variable.clone());
         }
-        match self.fork(ends, leaf.as_ref()) {
+        match self.fork(ends, leaf.as_ref(), score) {
             Ok((pid, report)) => {
                 let ended = waiting.enter(pid.cast_signed());
                 let job = Job::new(exec, pid, leaf, ended, stdio);
@@ -151,9 +153,10 @@ impl Command {
     }
 
     /// Returns the child's id and what it reports through.
-    fn fork(self, stdio: Ends, leaf: Option<&Leaf>) -> io::Result<(u32, Receiver)> {
+    fn fork(self, stdio: Ends, leaf: Option<&Leaf>, score: Option<&Score>) -> io::Result<(u32, Receiver)> {
         let (report, report_end) = pipe_with(PipeFlags::CLOEXEC)?;
         let report = Receiver::from_owned_fd_unchecked(non_blocking(report)?)?;
+        let _forward = score.map(Score::forward);
         match sys::clone3(0, leaf.map(Leaf::folder), false)? {
             Forked::Child => self.become_program(&stdio, &report_end),
             Forked::Parent(child) => Ok((child.pid.as_raw_nonzero().get().cast_unsigned(), report)),
@@ -272,7 +275,9 @@ impl Started {
             self.job.abandon(jobs).await;
             return Err(Refusal::new(FailedKind::Other, "the process did not start in time"));
         };
-        let Some([stage, errno @ ..]) = report else { return Ok(self.job) };
+        let Some([stage, errno @ ..]) = report else {
+            return Ok(self.job);
+        };
         let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
         let shown: String = self.folder.chars().take(200).collect();
         self.job.abandon(jobs).await;

@@ -1,9 +1,10 @@
 //! Hanging up on a job whose connection has closed, as the end of a remote login does: whoever is still in its session is told, then
-//! asked, then ended. Who has left the session (`setsid`, `tmux`) or ignores SIGHUP (`nohup`) is not touched.
+//! asked, then ended. Who has left the session (`setsid`, `tmux`) or ignores SIGHUP (`nohup`) is not touched, nor what it has started.
 //!
 //! With a terminal it is as with OpenSSH's server, where the kernel and the shell do most: closing the master hangs up the leader of the
 //! session; a shell passes that on to its own jobs, except those that it was told to `disown`; and what follows here concerns the
-//! leader and the terminal's foreground only. Without a terminal it concerns the whole session, for which OpenSSH does nothing.
+//! leader and the terminal's foreground only. Without a terminal it concerns the whole session, for which OpenSSH does nothing; but not
+//! servers in its background that write a log: editors start theirs so, and want to find them again.
 
 use std::time::Duration;
 
@@ -43,14 +44,15 @@ pub enum Concerned {
 
 impl Concerned {
     fn has(self, process: &Process, session: u32) -> bool {
-        let inside = match self {
-            Self::Session => true,
-            Self::Terminal(foreground) => {
-                let group = Pid::from_raw(process.group.cast_signed());
-                process.pid == session || (group.is_some() && group == foreground)
+        process.session == session
+            && match self {
+                Self::Session => !process.is_detached(),
+                Self::Terminal(foreground) => {
+                    let group = Pid::from_raw(process.group.cast_signed());
+                    let inside = process.pid == session || (group.is_some() && group == foreground);
+                    inside && !process.ignores_hangup()
+                }
             }
-        };
-        process.session == session && inside && !process.ignores_hangup()
     }
 }
 

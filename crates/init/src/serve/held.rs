@@ -142,7 +142,7 @@ impl Held {
     pub fn follow(&mut self, from: Option<u64>) -> u64 {
         self.overwrites = false;
         self.trusting = from.is_none();
-        from.map_or(self.end(), |from| from.clamp(self.start, self.end()))
+        from.map_or_else(|| self.end(), |from| from.clamp(self.start, self.end()))
     }
 
     /// Whether whoever follows has what it has read, without saying so.

@@ -18,6 +18,7 @@ use super::finished::Finished;
 use super::hangup::Grace;
 use super::held::{Held, Sending, Stock};
 use super::members::Members;
+use super::oom::Score;
 use super::output::Scratch;
 use super::reaper::Waiting;
 
@@ -38,6 +39,8 @@ pub struct Jobs {
     /// Limit of open files for each job, where PID 1 has another for itself. Only in a box.
     open_files: Option<u64>,
     cgroup: Option<Parent>,
+    /// Puts jobs before PID 1 when memory is out. Only in a box.
+    score: Option<Score>,
     /// For those who are hung up on.
     grace: Grace,
     next_leaf: Cell<u64>,
@@ -75,8 +78,9 @@ struct Results {
 
 impl Jobs {
     /// For PID 1 of a box that `launch` has made.
-    pub fn in_box(env: Vec<String>, cgroup: OwnedFd, open_files: u64) -> Self {
-        Self::new(env, Some(Parent::new(cgroup)), Some(open_files), Grace::default())
+    pub fn in_box(env: Vec<String>, cgroup: OwnedFd, score: Score, open_files: u64) -> Self {
+        let jobs = Self::new(env, Some(Parent::new(cgroup)), Some(open_files), Grace::default());
+        Self { score: Some(score), ..jobs }
     }
 
     /// For a process that is in no such box.
@@ -89,6 +93,7 @@ impl Jobs {
             env,
             open_files,
             cgroup,
+            score: None,
             grace,
             next_leaf: Cell::new(1),
             survivors: RefCell::default(),
@@ -133,7 +138,7 @@ impl Jobs {
             Some(parent) => Some(self.make_leaf(parent)?),
             None => None,
         };
-        let started = command.start(exec, leaf, &self.waiting);
+        let started = command.start(exec, leaf, &self.waiting, self.score.as_ref());
         match started {
             Ok(started) => {
                 self.running.borrow_mut().insert(exec.job.clone(), Running { members: started.members(), door: None });

@@ -29,6 +29,7 @@ mod listen;
 mod members;
 mod modes;
 mod names;
+pub mod oom;
 mod output;
 mod pty;
 mod reaper;

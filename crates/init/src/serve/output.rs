@@ -149,7 +149,7 @@ impl Output {
             0 => terminal.read(buffer),
             _ => terminal.read_rest(buffer),
         };
-        let mut read_into = |buffer: &mut [u8]| match source {
+        let read_into = |buffer: &mut [u8]| match source {
             Source::Pipe(pipe) => pipe.try_read(buffer),
             Source::Terminal(source) => terminal(source, buffer),
         };
@@ -158,7 +158,7 @@ impl Output {
                 Source::Pipe(pipe) => pipe.try_read_vectored(buffers),
                 Source::Terminal(source) => buffers.first_mut().map_or(Ok(0), |buffer| terminal(source, buffer)),
             }),
-            Target::Lost => scratch.with(READ_SIZE, &mut read_into),
+            Target::Lost => scratch.with(READ_SIZE, read_into),
             Target::Sent(connection) => {
                 let sent = scratch.with(READ_SIZE, |buffer| {
                     let read = read_into(buffer)?;

@@ -2,10 +2,16 @@
 //! session. Processes that left both are missed, which is why boxes have cgroups.
 
 use std::fs;
+use std::path::Path;
 
+use boxyard_proto::wire::User;
 use rustix::process::Pid;
 
+use super::rights;
 use crate::sys;
+
+/// How far up one looks for who has started a process.
+const ANCESTORS: usize = 64;
 
 /// Sends `signal` to every process of the job whose first process is, or was, `first`.
 pub fn signal(first: u32, signal: i32) {
@@ -58,6 +64,45 @@ impl Process {
     /// Whether it ignores SIGHUP.
     pub fn ignores_hangup(&self) -> bool {
         fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| ignores_hangup(&status))
+    }
+
+    /// Whether somebody meant it to outlive its session's connection: it ignores SIGHUP, or is a server that works in the background (it
+    /// reads nothing of the session, and what it says goes into a log), or belongs to such a process. Programs may undo what `nohup` has
+    /// done for them (Node does), and what they start knows nothing of it.
+    pub fn is_detached(&self) -> bool {
+        let mut process = *self;
+        for _ in 0..ANCESTORS {
+            if process.ignores_hangup() || (process.pid != self.session && process.is_in_background()) {
+                return true;
+            }
+            match Self::read(process.parent) {
+                Some(parent) if parent.session == self.session => process = parent,
+                Some(_) | None => return false,
+            }
+        }
+        false
+    }
+
+    fn is_in_background(&self) -> bool {
+        // Its descriptors are shown to its own user. Links are only read: nothing that a box has made is opened or asked.
+        let stream = |number| fs::read_link(format!("/proc/{}/fd/{number}", self.pid));
+        let Some(user) = self.user() else { return false };
+        let Ok([input, out, err]) = rights::acting_as(user, || Ok([stream(0)?, stream(1)?, stream(2)?])) else {
+            return false;
+        };
+        let is_file = |path: &Path| path.is_absolute() && !path.starts_with("/dev");
+        (input == Path::new("/dev/null") || is_file(&input)) && is_file(&out) && is_file(&err)
+    }
+
+    /// With whose rights it acts.
+    fn user(&self) -> Option<User> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let effective = |name: &str| {
+            let ids = status.lines().find_map(|line| line.strip_prefix(name))?;
+            ids.split_whitespace().nth(1)?.parse().ok()
+        };
+        let user = User { uid: effective("Uid:")?, gid: effective("Gid:")? };
+        rights::check(user).ok().map(|()| user)
     }
 }
 

@@ -31,10 +31,14 @@ fn page_with_name(name: &str, at: usize) -> io::Result<Box<Page>> {
 
 /// Makes one of the calls of [`btrfs_call`] on `fd`. Pointers in the page must be valid for what the call does with them.
 fn btrfs(fd: BorrowedFd<'_>, call: u64, page: &mut Page) -> io::Result<()> {
+    btrfs_told(fd, call, page).map(drop)
+}
+
+/// The same, with the kernel's result: where it is not 0 nothing was done, though that is no error.
+fn btrfs_told(fd: BorrowedFd<'_>, call: u64, page: &mut Page) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes as many bytes as the call's number says, at most a page, and callers in this file see to
     // what pointers it contains.
-    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), call, ptr::from_mut(page)) })?;
-    Ok(())
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), call, ptr::from_mut(page)) })
 }
 
 /// Makes the subvolume `name` in the folder `parent`, empty or as a copy of the subvolume `from`. An empty one is limited to `limit`
@@ -81,15 +85,16 @@ pub fn btrfs_destroy(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     btrfs(parent, const { btrfs_call(1, 15, 4096) }, &mut page)
 }
 
-/// Limits the subvolume to `limit` bytes.
+/// Limits the subvolume with this id to `limit` bytes. `folder` is in another subvolume: the kernel charges the one that it is called on
+/// for what it is about to write, and refuses the call where that one holds more than it may already.
 ///
 /// # Errors
 /// What the kernel says; `ENOTCONN` where quotas are off.
-pub fn btrfs_limit(subvolume: BorrowedFd<'_>, limit: u64) -> io::Result<()> {
-    // `struct btrfs_ioctl_qgroup_limit_args`: 0 for this very subvolume, which limits, bytes referred to.
+pub fn btrfs_limit(folder: BorrowedFd<'_>, subvolume: u64, limit: u64) -> io::Result<()> {
+    // `struct btrfs_ioctl_qgroup_limit_args`: the subvolume, which limits, bytes referred to.
     let mut page = Box::new([0; 512]);
-    (page[1], page[2]) = (1, limit);
-    btrfs(subvolume, const { btrfs_call(2, 43, 48) }, &mut page)
+    (page[0], page[1], page[2]) = (subvolume, 1, limit);
+    btrfs(folder, const { btrfs_call(2, 43, 48) }, &mut page)
 }
 
 /// Switches quotas on for the file system of `folder`, simple or full ones.
@@ -139,6 +144,52 @@ pub fn btrfs_charged(folder: BorrowedFd<'_>, subvolume: u64) -> io::Result<Optio
     }
     // Thirteen words of question, four of the item's header, its generation, and then the bytes.
     Ok((page[8] & 0xFFFF_FFFF == 1).then_some(page[18]))
+}
+
+/// Some of the quota groups that subvolumes have or had, from the one with the id `first` on, with the bytes that each is charged for. None:
+/// there are no more.
+///
+/// # Errors
+/// What the kernel says.
+pub fn btrfs_groups(folder: BorrowedFd<'_>, first: u64) -> io::Result<Vec<(u64, u64)>> {
+    const QUOTA_TREE: u64 = 8;
+    const INFO: u64 = 242;
+    /// The first level: groups of single subvolumes.
+    const LAST: u64 = (1 << 48) - 1;
+    /// Words of an answer: an item's header, and the item.
+    const WORDS: usize = 4 + 5;
+    let mut page = Box::new([0; 512]);
+    page[..9].copy_from_slice(&[QUOTA_TREE, 0, 0, first, LAST, 0, u64::MAX, INFO | INFO << 32, u64::from(u32::MAX)]);
+    match btrfs(folder, const { btrfs_call(3, 17, 4096) }, &mut page) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        searched => searched?,
+    }
+    let count = usize::try_from(page[8] & 0xFFFF_FFFF).unwrap_or(0);
+    Ok(page[13..].chunks_exact(WORDS).take(count).map(|item| (item[2], item[5])).collect())
+}
+
+/// Whether there is a subvolume with this id, removed ones included that the kernel has not freed yet.
+///
+/// # Errors
+/// What the kernel says.
+pub fn btrfs_has_subvolume(folder: BorrowedFd<'_>, id: u64) -> io::Result<bool> {
+    const ROOT_TREE: u64 = 1;
+    const ROOT: u64 = 132;
+    let mut page = Box::new([0; 512]);
+    page[..9].copy_from_slice(&[ROOT_TREE, id, id, 0, u64::MAX, 0, u64::MAX, ROOT | ROOT << 32, 1]);
+    btrfs(folder, const { btrfs_call(3, 17, 4096) }, &mut page)?;
+    Ok(page[8] & 0xFFFF_FFFF == 1)
+}
+
+/// Removes the quota group of a subvolume that is gone.
+///
+/// # Errors
+/// What the kernel says; `EBUSY` when it is needed.
+pub fn btrfs_forget_group(folder: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+    let mut page = Box::new([0; 512]);
+    // `struct btrfs_ioctl_qgroup_create_args`: 0 to remove it, and its id.
+    page[1] = id;
+    btrfs(folder, const { btrfs_call(1, 42, 16) }, &mut page)
 }
 
 /// Goes on adding up what the files of `folder`'s subvolume hold, from the file with the number `first` on. Returns how many files it
@@ -197,10 +248,13 @@ pub fn btrfs_id(folder: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
 /// Lets the file system of `folder`, which has one device, use all of it.
 ///
 /// # Errors
-/// What the kernel says.
+/// What the kernel says; `EINPROGRESS` while it is moving metadata or the like.
 pub fn btrfs_fill_device(folder: BorrowedFd<'_>) -> io::Result<()> {
     let mut page = page_with_name("max", 8)?;
-    btrfs(folder, const { btrfs_call(1, 3, 4096) }, &mut page)
+    match btrfs_told(folder, const { btrfs_call(1, 3, 4096) }, &mut page)? {
+        0 => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::EINPROGRESS)),
+    }
 }
 
 /// Moves all metadata of the file system of `folder` to new places on the device, which are as large as the kernel sees fit for a

@@ -29,8 +29,9 @@ fn until_all(client: &mut Client, words: &[&str]) -> String {
             seen.push_str(&client.until(word));
         }
     }
-    // A number may follow the last word.
-    if !seen.ends_with('\n') {
+    // A number may follow the last word, and a prompt the number.
+    let whole = |word: &&str| seen.rsplit(word).next().is_some_and(|rest| rest.contains('\n'));
+    if !words.iter().all(whole) {
         seen.push_str(&client.until("\n"));
     }
     seen
@@ -90,6 +91,43 @@ fn who_has_left_or_does_not_listen_goes_on() {
     let outcome = run(server.socket(), shell(&format!("kill {} {}", number(&seen, "nohup"), number(&seen, "left"))));
     assert_eq!(outcome.exit.code, 0);
     server.cgroup.wait_until_empty("job-1");
+}
+
+/// As editors start theirs, by a script that goes on; and Node, for one, undoes what `nohup` has done for it.
+#[test]
+fn a_server_that_was_put_into_the_background_goes_on_with_all_that_it_has_started() {
+    let server = Server::in_a_hurry();
+    let folder = folder("hangup-servers");
+    let mut client = Client::new(server.socket());
+    let script = r#"
+        exec 3<&0
+        mkfifo told
+        announce='echo $0 $$ > told; exec env --default-signal=HUP sleep 1000'
+        nohup sh -c 'sh -c "$0" child; true' "$announce" &
+        sh -c 'sh -c "$0" grandchild | cat; true' "$announce" > log 2>&1 < /dev/null &
+        sh -c "$announce" silent > /dev/null 2>&1 < /dev/null &
+        sh -c "$announce" listening > log 2>&1 <&3 &
+        exec 4<> told
+        for each in 1 2 3 4; do read -r line <&4; echo "$line"; done
+        echo leader $$
+        exec sleep 1000 > log 2>&1 < /dev/null
+    "#;
+    let exec = Exec { folder: folder.to_string_lossy().into_owned(), ..remote(script) };
+    client.start(exec);
+    let seen = until_all(&mut client, &["child", "grandchild", "silent", "listening", "leader"]);
+    drop(client);
+    // What has no log, what could still be told something, and what the login was for.
+    for word in ["silent", "listening", "leader"] {
+        wait_for_process_end(number(&seen, word));
+    }
+    for word in ["child", "grandchild"] {
+        assert!(is_alive(number(&seen, word)), "{word} was ended: {seen}");
+    }
+    let outcome =
+        run(server.socket(), shell(&format!("kill {} {}", number(&seen, "child"), number(&seen, "grandchild"))));
+    assert_eq!(outcome.exit.code, 0);
+    server.cgroup.wait_until_empty("job-1");
+    std::fs::remove_dir_all(folder).expect("clean up");
 }
 
 #[test]

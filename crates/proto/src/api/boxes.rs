@@ -43,7 +43,7 @@ pub struct CreateBox {
     pub name: Option<String>,
     /// At most 5 labels of at most 20 characters of `[A-Za-z0-9._:-]`.
     pub labels: Option<Vec<String>>,
-    /// `small`, `medium` or `large`; small when missing.
+    /// `small`, `medium`, `large` or another size that the server has; small when missing.
     pub size: Option<String>,
     /// `node`, `python`, `golang`, `ruby` or `rust`; node when missing.
     pub runtime: Option<String>,
@@ -79,6 +79,7 @@ pub struct BoxData {
     /// Its labels, in the order they were added.
     pub labels: Vec<String>,
     /// Its size.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "small"))]
     pub size: Size,
     /// Its runtime.
     pub runtime: String,

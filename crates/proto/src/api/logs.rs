@@ -1,5 +1,6 @@
 //! A box's log.
 
+use super::runs::flag;
 use serde::{Deserialize, Serialize};
 
 /// Entries of one answer at most, and when no limit is asked for.
@@ -56,7 +57,7 @@ pub struct Logs {
 }
 
 /// Query of `GET /v2/box/{id}/logs`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(default)]
 pub struct LogPage {
@@ -64,4 +65,15 @@ pub struct LogPage {
     pub offset: Option<u32>,
     /// Entries to return, 1 to 1000; 100 when missing.
     pub limit: Option<u32>,
+    /// `1` or `true`: the newest entries and then every new one, as lines of JSON, until the box ends. Not with `offset` or `limit`.
+    pub follow: Option<String>,
+    /// With `follow`: how many entries of those that are there come first, at most 1000; 100 when missing.
+    pub tail: Option<u32>,
+}
+
+impl LogPage {
+    /// Whether the log is to be followed; `None` where that is neither said nor denied.
+    pub fn follows(&self) -> Option<bool> {
+        flag(self.follow.as_deref())
+    }
 }

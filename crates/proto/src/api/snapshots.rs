@@ -113,7 +113,7 @@ pub struct RestoreBox {
     /// At most 5 labels. The source's are not inherited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
-    /// `small`, `medium` or `large`; the source's when missing.
+    /// `small`, `medium`, `large` or another size that the server has; the source's when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
     /// Of no effect: the box has its source's runtime, whose files are in the snapshot.
@@ -122,4 +122,34 @@ pub struct RestoreBox {
     /// Variables of every process in the box, added to those of the source and over them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env_vars: Option<BTreeMap<String, String>>,
+    /// Never paused, and started again by itself when its host was restarted. The source's is not inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<bool>,
+    /// As for `POST /v2/box`. The source's is not inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_command: Option<String>,
+    /// Deleted by itself after `ttl`. The source's is not inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// How many seconds an ephemeral box lives, 1 to 259200, which is the default: three days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+}
+
+/// Query of `GET /v2/box/snapshots/{id}/export`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(default)]
+pub struct ExportSnapshotQuery {
+    /// `false`: the image's files are left out. Such an archive can be imported only where the very same image is.
+    pub image: Option<bool>,
+}
+
+/// Query of `POST /v2/box/snapshots/import`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(default)]
+pub struct ImportSnapshotQuery {
+    /// What to call the snapshot, at most 200 characters; what the archive says when missing.
+    pub name: Option<String>,
 }

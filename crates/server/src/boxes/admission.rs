@@ -9,17 +9,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use boxyard_engine::Limits;
+use boxyard_engine::{Engine, Limits};
 use boxyard_proto::AccountId;
+use tokio::time::timeout;
 
 use super::chain;
 use crate::config::{Config, Overcommit};
 
 /// Where the kernel tells of memory.
 const MEMINFO: &str = "/proc/meminfo";
+
+/// How long the engine may take to say how much disk there is. A box is not kept from being made by a question.
+const DISK_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +126,7 @@ fn judge_start(policy: &Policy, promised: &Promised, room: Room, share: Share) -
 #[derive(Debug, Clone)]
 pub(super) struct Admission {
     policy: Policy,
-    data_dir: Arc<Path>,
+    engine: Arc<dyn Engine>,
     promised: Arc<Mutex<Promised>>,
 }
 
@@ -137,13 +141,13 @@ pub(super) struct Place {
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, engine: Arc<dyn Engine>) -> Self {
         let policy = Policy {
             boxes: config.boxes_max,
             boxes_per_account: config.boxes_max_per_account,
             overcommit: config.overcommit,
         };
-        Self { policy, data_dir: config.data_dir.as_path().into(), promised: Arc::default() }
+        Self { policy, engine, promised: Arc::default() }
     }
 
     /// A place for a new box.
@@ -173,9 +177,25 @@ impl Admission {
         Place { admission: self.clone(), account: account.clone(), share, asleep }
     }
 
+    /// Whether a box could be started if boxes gave back `freed` bytes of the memory that is promised to them.
+    pub(super) async fn would_fit(&self, limits: Limits, freed: u64) -> bool {
+        let (room, share) = (Room { memory_left: None, ..self.room().await }, Share::of(limits));
+        let memory = self.lock().memory.saturating_sub(freed);
+        judge_start(&self.policy, &Promised { memory, ..Promised::default() }, room, share).is_ok()
+    }
+
     async fn room(&self) -> Room {
-        let data_dir = Arc::clone(&self.data_dir);
-        tokio::task::spawn_blocking(move || room(&data_dir)).await.unwrap_or_default()
+        let mut room = Room::default();
+        match std::fs::read_to_string(MEMINFO) {
+            Ok(text) => (room.memory, room.memory_left) = (meminfo(&text, "MemTotal"), meminfo(&text, "MemAvailable")),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot find out how much memory there is"),
+        }
+        match timeout(DISK_DEADLINE, self.engine.disk_room()).await {
+            Ok(Ok(disk)) => (room.disk, room.disk_left) = (Some(disk.bytes), Some(disk.left)),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot find out how much disk there is"),
+            Err(_) => tracing::warn!("it takes too long to find out how much disk there is"),
+        }
+        room
     }
 
     // The sums are whole after every statement, so a panic elsewhere does not spoil them.
@@ -231,20 +251,13 @@ impl Share {
     }
 }
 
-fn room(data_dir: &Path) -> Room {
-    let mut room = Room::default();
-    match std::fs::read_to_string(MEMINFO) {
-        Ok(text) => (room.memory, room.memory_left) = (meminfo(&text, "MemTotal"), meminfo(&text, "MemAvailable")),
-        Err(error) => tracing::warn!(error = chain(&error), "cannot find out how much memory there is"),
-    }
-    match rustix::fs::statvfs(data_dir).map_err(io::Error::from) {
-        Ok(disk) => {
-            room.disk = Some(disk.f_blocks.saturating_mul(disk.f_frsize));
-            room.disk_left = Some(disk.f_bavail.saturating_mul(disk.f_frsize));
-        }
-        Err(error) => tracing::warn!(error = chain(&error), "cannot find out how much disk there is"),
-    }
-    room
+/// Bytes of memory that the host has available.
+///
+/// # Errors
+/// The kernel does not say.
+pub(super) fn memory_left() -> io::Result<u64> {
+    let text = std::fs::read_to_string(MEMINFO)?;
+    meminfo(&text, "MemAvailable").ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))
 }
 
 /// The bytes of one line of the kernel's table, `MemTotal:       24000000 kB` (proc_meminfo(5)).
@@ -255,6 +268,8 @@ fn meminfo(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use boxyard_engine::fake::FakeEngine;
+
     use super::*;
     use crate::config::Factor;
 
@@ -271,7 +286,7 @@ mod tests {
     }
 
     fn admission(policy: Policy) -> Admission {
-        Admission { policy, data_dir: Path::new("/").into(), promised: Arc::default() }
+        Admission { policy, engine: FakeEngine::new(), promised: Arc::default() }
     }
 
     #[test]
@@ -336,9 +351,9 @@ mod tests {
         assert_eq!(sums(&admission), (0, 0, 0, 0));
     }
 
-    #[test]
-    fn this_machine_tells_how_much_it_has() {
-        let room = room(Path::new("/"));
+    #[tokio::test]
+    async fn this_machine_tells_how_much_it_has() {
+        let room = admission(policy()).room().await;
         assert!(room.memory >= room.memory_left && room.memory_left.is_some(), "{room:?}");
         assert!(room.disk >= room.disk_left && room.disk_left.is_some(), "{room:?}");
         let text = "MemTotal:       24000000 kB\nMemTotalX: 1 kB\nOdd: x kB\n";

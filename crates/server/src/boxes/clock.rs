@@ -10,6 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use super::keeper::backoff;
 use super::lifecycle::Phase;
 
+/// A box that has lived for so long and then dies is started again at once.
+const STEADY: Duration = Duration::from_mins(10);
+
 /// The moments of one box's life.
 #[derive(Debug)]
 pub(super) struct Clock {
@@ -23,6 +26,12 @@ pub(super) struct Clock {
     pub(super) idle_since: Instant,
     /// When it was paused.
     pub(super) paused_since: Instant,
+    /// When it is started again should it have no processes, if it is kept alive.
+    pub(super) restart: Option<Instant>,
+    /// When its processes were last started.
+    started: Instant,
+    /// How often it has died since it last lived for [`STEADY`].
+    deaths: u32,
     /// What was due and failed is not tried again before this.
     not_before: Option<Instant>,
     failures: u32,
@@ -35,6 +44,8 @@ pub(super) enum Due {
     Pause,
     /// Stop it: it has been paused for long enough.
     Stop,
+    /// Start it: it is kept alive, and is stopped.
+    Start,
     /// Delete it: it has expired.
     Delete,
 }
@@ -55,6 +66,9 @@ impl Clock {
             idle_since: now,
             // A machine that has run for less has not kept what was paused before.
             paused_since: now.checked_sub(paused_for).unwrap_or(now),
+            restart: None,
+            started: now,
+            deaths: 0,
             not_before: None,
             failures: 0,
         }
@@ -66,11 +80,11 @@ impl Clock {
         let rest = match phase {
             Phase::Ready if !working => self.pause_after.map(|span| (self.idle_since + span, Due::Pause)),
             Phase::Paused => Some((self.paused_since + self.keep_memory_for, Due::Stop)),
+            Phase::Stopped => self.restart.map(|at| (at, Due::Start)),
             Phase::Creating
             | Phase::Ready
             | Phase::Pausing
             | Phase::Stopping
-            | Phase::Stopped
             | Phase::Resuming { .. }
             | Phase::Saving { .. }
             | Phase::Deleting
@@ -79,6 +93,27 @@ impl Clock {
         };
         let (at, due) = [expiry, rest].into_iter().flatten().min_by_key(|(at, _)| *at)?;
         Some((self.not_before.map_or(at, |not_before| at.max(not_before)), due))
+    }
+
+    /// Its processes were started.
+    pub(super) fn started(&mut self, now: Instant) {
+        self.started = now;
+    }
+
+    /// Its processes have ended unexpectedly. Says how long it takes until they are started again, if that is done without being asked.
+    pub(super) fn died(&mut self, now: Instant) -> Option<Duration> {
+        if now.saturating_duration_since(self.started) >= STEADY {
+            self.deaths = 0;
+        }
+        let wait = if self.deaths == 0 { Duration::ZERO } else { backoff(self.deaths) };
+        self.deaths = self.deaths.saturating_add(1);
+        self.restart = self.restart.map(|_| now + wait);
+        self.restart.map(|_| wait)
+    }
+
+    /// Before when nothing is tried again that has failed.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.not_before
     }
 
     /// What was due could not be done: it is tried again after a while, each time a longer one.
@@ -126,6 +161,21 @@ mod tests {
         assert_eq!(kept_alive.next(Phase::Ready, false), None);
         let paused_before = Clock::new(now, None, MINUTE, Duration::from_secs(50), None);
         assert_eq!(paused_before.next(Phase::Paused, false), Some((now + Duration::from_secs(10), Due::Stop)));
+    }
+
+    #[test]
+    fn a_box_that_is_kept_alive_is_started_again_later_and_later_at_most_once_a_minute() {
+        let now = Instant::now();
+        let mut plain = Clock::new(now, Some(HOUR), MINUTE, Duration::ZERO, None);
+        assert_eq!((plain.died(now), plain.next(Phase::Stopped, false)), (None, None));
+        let mut clock = Clock::new(now, None, MINUTE, Duration::ZERO, None);
+        clock.restart = Some(now);
+        assert_eq!(clock.next(Phase::Stopped, false), Some((now, Due::Start)), "found stopped");
+        let waits: Vec<u64> = (0..10).filter_map(|_| clock.died(now)).map(|wait| wait.as_secs()).collect();
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(clock.next(Phase::Stopped, false), Some((now + MINUTE, Due::Start)));
+        clock.started(now);
+        assert_eq!(clock.died(now + STEADY), Some(Duration::ZERO), "it had lived for a while");
     }
 
     #[test]

@@ -14,10 +14,9 @@
 //! refuses a phase that follows from what the engine did: the keeper tries until it succeeds, because the deed cannot be taken back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ErrorKind, Resumed};
+use boxyard_engine::{EngineError, ErrorKind, Resumed, fail};
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -25,13 +24,21 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::Place;
-use super::clock::{self, Clock, Due};
-use super::kept::{Failure, Kept, LabelChange, Message, Shared};
+use super::clock::{self, Clock};
+use super::halt::Halt;
+use super::kept::{Failure, Kept, Message, Shared};
+use super::labels::LabelChange;
 use super::lifecycle::{self, Asked, Asleep, Deed, Phase, Refused, Report, Wanted};
 use super::snapshots::Saving;
-use super::{BoxError, Yard, chain, now_ms, startup};
+use super::{BoxError, Yard, chain, now_ms};
 use crate::metrics::Outcome;
 use crate::store::{LogRow, StoreError};
+
+mod alarm;
+mod death;
+mod init;
+
+use death::Vigil;
 
 /// How long a box may take to be made, an image that must be built first included.
 const CREATE_DEADLINE: Duration = Duration::from_secs(3600);
@@ -69,6 +76,10 @@ pub(super) struct Keeper {
     place: Place,
     /// The box's memory was taken for its being resumed now, and goes back if that fails.
     woken: bool,
+    /// Why the box's processes are being ended, or were.
+    halt: Halt,
+    /// Ends when a box that rests with its processes has none any more.
+    vigil: Option<Vigil>,
 }
 
 /// What came of a deed that succeeded.
@@ -114,12 +125,17 @@ impl Keeper {
             saving,
             began: now,
             clock: Clock::new(now, pause_after, yard.keep_memory_for, before.lasted, before.left),
+            halt: Halt::default(),
+            vigil: None,
             ended: 0,
             init_due: before.init_due,
             startup: None,
             place,
             woken: false,
         };
+        if keeper.shared.fixed.keep_alive {
+            keeper.clock.restart = Some(now);
+        }
         keeper.begin_deed(turn);
         if keeper.phase() == Phase::Ready {
             keeper.begin_startup();
@@ -131,10 +147,12 @@ impl Keeper {
         let leaving = self.yard.leaving.clone();
         loop {
             let next = self.clock.next(self.phase(), self.shared.gate.leases() > 0);
+            self.keep_vigil();
             tokio::select! {
                 () = leaving.cancelled() => break,
                 result = ended(&mut self.deed) => {
                     self.deed = None;
+                    fail::point("deed: done");
                     self.hear_of_deed(result).await;
                 }
                 message = self.mailbox.recv() => match message {
@@ -145,6 +163,7 @@ impl Keeper {
                     self.has_worked();
                     self.store_activity().await;
                 }
+                watched = death::over(&mut self.vigil) => self.hear_of_end(watched).await,
                 due = clock::wait(next) => self.come(due).await,
             }
             if self.phase() == Phase::Deleted {
@@ -155,41 +174,6 @@ impl Keeper {
             }
         }
         self.store_activity().await;
-    }
-
-    /// Notes that the box begins to be idle now if something has worked in it; says whether something has.
-    fn has_worked(&mut self) -> bool {
-        let ended = self.shared.ended.load(Ordering::Acquire);
-        let worked = ended != self.ended;
-        if worked {
-            self.ended = ended;
-            self.clock.idle_since = Instant::now();
-        }
-        worked
-    }
-
-    /// Does by itself what is due.
-    async fn come(&mut self, due: Due) {
-        let wanted = match due {
-            Due::Pause => {
-                // Between the last look and this one somebody may have come. Once the gate is closed, nobody does.
-                if self.has_worked() || !self.shared.gate.close_if_unused() {
-                    return;
-                }
-                Wanted::Pause
-            }
-            Due::Stop => Wanted::Stop,
-            Due::Delete => Wanted::Delete,
-        };
-        match self.want(wanted).await {
-            Ok(()) if due == Due::Delete => self.log(LogLevel::Info, "Box has expired"),
-            Ok(()) if due == Due::Pause => self.log(LogLevel::Info, "Box is paused: nothing worked in it for a while"),
-            Ok(()) => {}
-            Err(error) => {
-                tracing::error!(box_id = %self.shared.fixed.id, ?due, error = chain(&error), "what was due was not done");
-                self.clock.failed(Instant::now());
-            }
-        }
     }
 
     fn phase(&self) -> Phase {
@@ -222,8 +206,18 @@ impl Keeper {
             }
             Message::Gone => {
                 if self.phase() == Phase::Ready && self.is_gone().await {
-                    self.hear(Report::Gone, Some(Failure { kind: ErrorKind::NotFound, text: GONE.into() })).await;
+                    // Its disk may be there: the call that clears up after it says whether it is.
+                    self.has_died().await;
                 }
+            }
+            Message::Relieve(reply) => {
+                let answer = if self.phase() == Phase::Paused {
+                    self.halt = Halt::ShortOfMemory;
+                    self.want(Wanted::Stop).await
+                } else {
+                    Ok(())
+                };
+                let _ = reply.send(answer);
             }
         }
     }
@@ -292,54 +286,12 @@ impl Keeper {
         matches!(connected, Ok(Err(error)) if error.kind == ErrorKind::NotFound)
     }
 
-    /// Changes the init command. What a box that sleeps is given is run when it wakes; any other runs when the box is next started.
-    async fn set_init(&mut self, command: String) -> Result<(), BoxError> {
-        let phase = self.phase();
-        if phase.is_gone() {
-            return Err(BoxError::NotFound);
-        }
-        let due = !command.is_empty() && (!phase.is_awake() || self.init_due);
-        let at = now_ms();
-        self.yard.store.set_init(self.shared.fixed.id.clone(), command.clone(), due, at).await?;
-        self.init_due = due;
-        self.shared.state.send_modify(|state| {
-            state.init_command = command.into();
-            state.updated_at = at;
-        });
-        Ok(())
-    }
-
-    /// Runs the init command if that is due, or follows the one that an earlier server has started.
-    fn begin_startup(&mut self) {
-        let (yard, shared) = (Arc::clone(&self.yard), Arc::clone(&self.shared));
-        if shared.state.borrow().init_command.is_empty() {
-            return;
-        }
-        if std::mem::take(&mut self.init_due) {
-            // The one before, if it is there, is left to itself.
-            self.startup = Some(AbortOnDropHandle::new(tokio::spawn(startup::begin(yard, shared))));
-        } else if self.startup.is_none() {
-            self.startup = Some(AbortOnDropHandle::new(tokio::spawn(startup::attach(yard, shared))));
-        }
-    }
-
-    /// Notes that the box's processes have been started anew.
-    async fn has_started(&mut self) {
-        self.shared.oom_kills.store(0, Ordering::Release);
-        if self.shared.state.borrow().init_command.is_empty() {
-            return;
-        }
-        self.init_due = true;
-        let id = self.shared.fixed.id.clone();
-        if let Err(error) = self.yard.store.set_init_due(id.clone(), true).await {
-            tracing::error!(box_id = %id, error = chain(&error), "that an init command is due could not be stored");
-        }
-    }
-
     async fn hear_of_deed(&mut self, result: Result<Done, EngineError>) {
         match result {
             Ok(done) => {
-                if done == Done::Started {
+                // A stopped box that goes on was started by a server that was killed before it could note that.
+                let was_stopped = self.phase() == Phase::Resuming { from: Asleep::Stopped };
+                if done == Done::Started || was_stopped {
                     self.has_started().await;
                 }
                 self.hear(Report::Done, None).await;
@@ -404,9 +356,7 @@ impl Keeper {
                     self.log(LogLevel::Info, "Box deleted");
                 }
                 (Phase::Pausing, Phase::Paused) => self.log(LogLevel::Info, "Box paused"),
-                (Phase::Stopping, Phase::Stopped) => {
-                    self.log(LogLevel::Info, "Box stopped: its processes have ended, its disk is kept");
-                }
+                (Phase::Stopping, Phase::Stopped) => self.tell_of_halt(),
                 (Phase::Resuming { from: Asleep::Paused }, Phase::Ready) => self.log(LogLevel::Info, "Box resumed"),
                 (Phase::Resuming { from: Asleep::Stopped }, Phase::Ready) => {
                     self.log(LogLevel::Info, "Box resumed: started anew with its disk");
@@ -422,8 +372,15 @@ impl Keeper {
                 self.clock.succeeded();
             }
             self.publish_with(next, failure, setback);
+            if next == Phase::Paused {
+                self.yard.relief.has_frozen();
+            }
             if next == Phase::Ready {
-                self.clock.idle_since = Instant::now();
+                self.halt = Halt::Paused;
+                // That it was saved, or could not be paused, is no work in it.
+                if matches!(phase, Phase::Creating | Phase::Resuming { .. }) {
+                    self.clock.idle_since = Instant::now();
+                }
                 self.begin_startup();
             } else if next == Phase::Stopped || next == Phase::Failed {
                 self.startup = None;
@@ -468,6 +425,11 @@ impl Keeper {
         self.shared.state.send_modify(|state| {
             if state.phase != phase {
                 state.updated_at = now_ms();
+                state.since = Instant::now();
+                if phase == Phase::Stopping {
+                    state.halts += 1;
+                    state.halt = self.halt;
+                }
             }
             state.phase = phase;
             state.failure = failure;
@@ -526,6 +488,7 @@ impl Keeper {
                 Some(turn) => turn.acquire_owned().await.ok(),
                 None => None,
             };
+            fail::point("deed: begun");
             let id = &shared.fixed.id;
             let call = async {
                 let done = |()| Done::Plainly;

@@ -1,20 +1,23 @@
 //! What everybody else holds of a box: its facts, its state as last published, and the gate at which leases are taken.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use boxyard_engine::{BoxSpec, ErrorKind, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
-use boxyard_proto::names::{LABELS_MAX, Size};
+use boxyard_proto::names::Size;
 use boxyard_proto::{AccountId, BoxId};
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{Entered, Gate, LEASES_MAX};
+use super::halt::Halt;
 use super::keeper::request;
+use super::labels::LabelChange;
 use super::lifecycle::{self, Asked, Asleep, Deed, Phase, Refused, Resting, Wanted};
+use super::pressure::Relief;
 use super::snapshots::Saving;
 use super::{BoxError, now_ms};
 use crate::store::BoxRow;
@@ -53,6 +56,8 @@ pub(super) struct Shared {
     pub(super) starts: RwLock<()>,
     /// Leases that have ended so far.
     pub(super) ended: AtomicU64,
+    /// Makes room where memory is short, for as long as the server runs.
+    pub(super) relief: Weak<Relief>,
     /// How many processes the kernel was known to have ended for want of memory.
     pub(super) oom_kills: AtomicU64,
     activity_unstored: AtomicBool,
@@ -83,6 +88,12 @@ pub(super) struct Fixed {
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub(super) phase: Phase,
+    /// Since when it is in this phase.
+    pub(super) since: Instant,
+    /// How often its processes have been ended, or have ended, since this server began.
+    pub(super) halts: u64,
+    /// Why, the last time.
+    pub(super) halt: Halt,
     pub(super) failure: Option<Failure>,
     /// Which deed failed last and why, until another is done.
     pub(super) setback: Option<(Deed, Failure)>,
@@ -107,24 +118,8 @@ pub(super) enum Message {
     Init(String, oneshot::Sender<Result<(), BoxError>>),
     /// Somebody found that the engine does not have the box.
     Gone,
-}
-
-#[derive(Debug)]
-pub(super) enum LabelChange {
-    Add(String),
-    Remove(String),
-}
-
-impl LabelChange {
-    pub(super) fn apply(self, labels: &[String]) -> Result<Vec<String>, BoxError> {
-        match self {
-            Self::Add(label) if labels.contains(&label) => Err(BoxError::LabelTaken),
-            Self::Add(_) if labels.len() >= LABELS_MAX => Err(BoxError::LabelsFull),
-            Self::Add(label) => Ok(labels.iter().cloned().chain([label]).collect()),
-            Self::Remove(label) if !labels.contains(&label) => Err(BoxError::LabelMissing),
-            Self::Remove(label) => Ok(labels.iter().filter(|kept| **kept != label).cloned().collect()),
-        }
-    }
+    /// The box is to give up the memory that it keeps while it is paused: the host is short of it.
+    Relieve(oneshot::Sender<Result<(), BoxError>>),
 }
 
 /// Permission to work in a ready box. While one lives the box is `running`; when the last is dropped its idle time begins.
@@ -221,7 +216,13 @@ impl Shared {
 
 impl Kept {
     /// A box as its row says, without a keeper yet: its mailbox's other end comes with it.
-    pub(super) fn of_row(row: &BoxRow, spec: BoxSpec, phase: Phase, place: u64) -> (Self, mpsc::Receiver<Message>) {
+    pub(super) fn of_row(
+        row: &BoxRow,
+        spec: BoxSpec,
+        phase: Phase,
+        place: u64,
+        relief: Weak<Relief>,
+    ) -> (Self, mpsc::Receiver<Message>) {
         let (mailbox, receiver) = mpsc::channel(MAILBOX);
         let fixed = Fixed {
             id: row.id.clone(),
@@ -236,8 +237,14 @@ impl Kept {
             expires_at: row.expires_at,
         };
         let failure = |text: &String| Failure { kind: ErrorKind::Broken, text: text.as_str().into() };
+        let lasted = Duration::from_millis(u64::try_from(now_ms().saturating_sub(row.updated_at)).unwrap_or(0));
+        let now = Instant::now();
         let state = State {
             phase,
+            // A machine that has run for less has not kept what was paused before.
+            since: now.checked_sub(lasted).unwrap_or(now),
+            halts: 0,
+            halt: Halt::default(),
             failure: row.error.as_ref().map(failure),
             setback: None,
             labels: row.labels.clone().into(),
@@ -257,6 +264,7 @@ impl Kept {
             activity_changed: Notify::new(),
             starts: RwLock::new(()),
             ended: AtomicU64::new(0),
+            relief,
             oom_kills: AtomicU64::new(0),
             activity_unstored: AtomicBool::new(false),
             cpu_ns_unstored: AtomicI64::new(0),
@@ -389,6 +397,10 @@ impl Kept {
                     Ok(Asked::Go(..)) => match self.want(wanted).await {
                         Ok(()) => tried = true,
                         Err(BoxError::Busy) => {}
+                        Err(BoxError::Full(full)) => match self.shared.relief.upgrade() {
+                            Some(relief) if relief.make_room(full, self.limits()).await => continue,
+                            Some(_) | None => return Err(full.into()),
+                        },
                         Err(error) => return Err(error),
                     },
                     Err(Refused::Failed) => return Err(self.failure().unwrap_or(BoxError::Busy)),
@@ -426,6 +438,11 @@ impl Kept {
         let _ = self.mailbox.try_send(Message::Gone);
     }
 
+    /// Since when it is as it is.
+    pub(super) fn since(&self) -> Instant {
+        self.shared.state.borrow().since
+    }
+
     /// Waits until the box is no longer being made, or `wait` is over.
     pub async fn made(&self, wait: Duration) {
         let mut states = self.shared.state.subscribe();
@@ -434,21 +451,30 @@ impl Kept {
         let _ = timeout(wait, made).await;
     }
 
-    /// Waits until a box that takes work takes none any more, and says what it does instead. Its disk's being saved is no such thing.
-    pub async fn unready(&self) -> Phase {
-        let mut states = self.shared.state.subscribe();
-        let phase = states.wait_for(|state| !state.phase.is_awake()).await.map(|state| state.phase);
-        match phase {
-            Ok(phase) => phase,
+    /// Waits until a box that takes work takes none any more, or has been started anew, and says what it does instead, and why its
+    /// processes have ended if they have. Its disk's being saved is no such thing.
+    pub async fn unready(&self) -> (Phase, Option<Halt>) {
+        let (mut states, halts) = (self.shared.state.subscribe(), self.halts());
+        let over = |state: &State| !state.phase.is_awake() || state.halts != halts;
+        let over = states.wait_for(over).await.map(|state| (state.phase, (state.halts != halts).then_some(state.halt)));
+        match over {
+            Ok(over) => over,
             // The sender lives as long as `self`.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// What to tell those who worked in the box when it is in `phase` and takes no work any more.
-    pub fn farewell(&self, phase: Phase) -> String {
+    /// What to tell those who worked in the box when it is in `phase` and takes no work any more, for the reason `halt` if it was halted.
+    pub fn farewell(&self, phase: Phase, halt: Option<Halt>) -> String {
         let id = self.id();
         match phase {
+            Phase::Ready | Phase::Stopping | Phase::Stopped | Phase::Resuming { .. } | Phase::Saving { .. }
+                if halt == Some(Halt::Died) =>
+            {
+                format!(
+                    "the first process of box {id} ended unexpectedly, and all others with it; connect again to use the box"
+                )
+            }
             Phase::Deleting | Phase::Deleted => format!("box {id} was deleted"),
             Phase::Pausing
             | Phase::Paused
@@ -560,21 +586,5 @@ fn status(phase: Phase, working: bool) -> BoxStatus {
         | Phase::Saving { from: Resting::Paused | Resting::Stopped } => BoxStatus::Paused,
         Phase::Failed => BoxStatus::Error,
         Phase::Deleting | Phase::Deleted => BoxStatus::Deleted,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_are_added_once_and_removed_if_there() {
-        let labels: Vec<String> = vec!["a".into(), "b".into()];
-        assert!(matches!(LabelChange::Add("a".into()).apply(&labels), Err(BoxError::LabelTaken)));
-        assert!(matches!(LabelChange::Remove("c".into()).apply(&labels), Err(BoxError::LabelMissing)));
-        assert_eq!(LabelChange::Add("c".into()).apply(&labels).ok(), Some(vec!["a".into(), "b".into(), "c".into()]));
-        assert_eq!(LabelChange::Remove("a".into()).apply(&labels).ok(), Some(vec!["b".into()]));
-        let full: Vec<String> = (0..LABELS_MAX).map(|n| n.to_string()).collect();
-        assert!(matches!(LabelChange::Add("x".into()).apply(&full), Err(BoxError::LabelsFull)));
     }
 }

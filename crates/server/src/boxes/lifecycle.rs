@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             create              pause                   stop
-//!   (none) ──▶ Creating ──▶ Ready ──────▶ Pausing ──▶ Paused ──▶ Stopping ──▶ Stopped
+//!   (none) ──▶ Creating ──▶ Ready ──────▶ Pausing ──▶ Paused ──▶ Stopping ──▶ Stopped     (Ready ──▶ Stopping: it died)
 //!                 │           ▲ │  save                │  ▲                    │  ▲
 //!                 │           │ └─▶ Saving{from} ◀─────┘◀─┴────────────────────┘◀─┘ save
 //!                 │           └───── Resuming{from} ◀── resume, from Paused and from Stopped
@@ -149,6 +149,8 @@ pub enum Report {
     Failed,
     /// The box does not exist.
     Gone,
+    /// The box has no processes any more, though nobody has ended them. Means nothing while a deed is being done, whose own end tells.
+    Died,
 }
 
 /// What `wanted` leads to in `phase`.
@@ -233,8 +235,21 @@ pub fn hear(phase: Phase, report: Report) -> Phase {
             | Phase::Failed,
             Report::Gone,
         ) => Phase::Failed,
-        (Phase::Ready | Phase::Paused | Phase::Stopped | Phase::Failed, Report::Done | Report::Failed) => phase,
-        (Phase::Deleted, Report::Done | Report::Failed | Report::Gone) => Phase::Deleted,
+        // What is left of them is cleared away, and then the box is as one that was stopped.
+        (Phase::Ready | Phase::Paused, Report::Died) => Phase::Stopping,
+        (
+            Phase::Creating
+            | Phase::Pausing
+            | Phase::Stopping
+            | Phase::Stopped
+            | Phase::Resuming { .. }
+            | Phase::Saving { .. }
+            | Phase::Deleting
+            | Phase::Failed,
+            Report::Died,
+        )
+        | (Phase::Ready | Phase::Paused | Phase::Stopped | Phase::Failed, Report::Done | Report::Failed) => phase,
+        (Phase::Deleted, Report::Done | Report::Failed | Report::Gone | Report::Died) => Phase::Deleted,
     }
 }
 
@@ -395,7 +410,7 @@ mod tests {
         prop_oneof![
             prop::sample::select(vec![Wanted::Work, Wanted::Pause, Wanted::Stop, Wanted::Save, Wanted::Delete])
                 .prop_map(Step::Ask),
-            prop::sample::select(vec![Report::Done, Report::Failed, Report::Gone]).prop_map(Step::Hear),
+            prop::sample::select(vec![Report::Done, Report::Failed, Report::Gone, Report::Died]).prop_map(Step::Hear),
         ]
     }
 
@@ -466,13 +481,14 @@ mod tests {
         }
 
         #[test]
-        fn a_box_that_is_stopped_was_paused_and_comes_back_through_a_start(steps in prop::collection::vec(step(), 0..60)) {
+        fn a_box_that_is_stopped_was_paused_or_has_died_and_comes_back_through_a_start(steps in prop::collection::vec(step(), 0..60)) {
             let mut phase = Phase::Creating;
             for step in steps {
                 let before = phase;
                 phase = take(phase, step);
                 if phase.is_stopped() && !before.is_stopped() {
-                    prop_assert_eq!(before, Phase::Paused);
+                    let died = matches!(step, Step::Hear(Report::Died));
+                    prop_assert!(before == Phase::Paused || (before == Phase::Ready && died));
                 }
                 if before.is_stopped() && phase.is_awake() {
                     prop_assert_eq!(before, Phase::Resuming { from: Asleep::Stopped });

@@ -18,6 +18,8 @@ const KILL: i32 = 9;
 const KILL_CODE: i32 = 128 + KILL;
 /// How long the engine may take to say how often it happened.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The same for a box that has died, which waits to be cleared away meanwhile.
+const DEATH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Writes a line into the box's log, soon, if something in it was ended for want of memory since this was last asked. Asks the engine
 /// only where `exit` looks like that.
@@ -32,6 +34,13 @@ pub(super) fn look(yard: &Arc<Yard>, shared: &Arc<Shared>, exit: Exit) {
             note(&yard, &shared, usage.oom_kills);
         }
     });
+}
+
+/// As [`look`], of a box that has died; returns when it is known, or soon.
+pub(super) async fn count(yard: &Yard, shared: &Shared) {
+    if let Ok(Ok(usage)) = timeout(DEATH_DEADLINE, yard.engine.usage(&shared.fixed.id)).await {
+        note(yard, shared, usage.oom_kills);
+    }
 }
 
 fn note(yard: &Yard, shared: &Shared, kills: u64) {

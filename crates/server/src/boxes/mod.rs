@@ -9,7 +9,8 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind};
+use boxyard_engine::archive::ArchiveLimits;
+use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits, fail};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
 use boxyard_proto::api::runs::RunStatus;
@@ -17,6 +18,7 @@ use boxyard_proto::api::snapshots::SnapshotStatus;
 use boxyard_proto::names::{self, InvalidName, LABELS_MAX, Size};
 use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,18 +28,24 @@ use crate::store::{BoxRow, Store, StoreError};
 
 mod account_env;
 mod admission;
+mod archives;
 mod clock;
 mod files;
 mod gate;
+mod halt;
 mod keeper;
 mod kept;
+mod labels;
 mod life;
 pub mod lifecycle;
+mod log_follow;
 mod memory;
 mod order;
 mod output;
 mod outputs;
 mod pipe;
+mod pressure;
+mod psi;
 mod recovery;
 mod registry;
 mod runs;
@@ -50,8 +58,11 @@ mod work;
 
 pub use admission::Full;
 pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
+pub use archives::Transfer;
+pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
+pub use log_follow::LogStream;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub(crate) use outputs::same_run;
@@ -63,11 +74,13 @@ pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder
 pub use snapshots::{Restore, RestoreError};
 pub use spool::{Cut, Reader, Streams};
 
-use admission::Admission;
+use admission::{Admission, Place};
+use archives::Transfers;
 use keeper::{Before, Keeper};
-use kept::LabelChange;
+use labels::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
+use pressure::{HostMemory, Relief, ThisHost};
 use registry::Registry;
 use runs::LiveRuns;
 use snapshots::Uses;
@@ -76,6 +89,9 @@ use usage::{Figures, USAGES};
 
 /// How many random ids are tried before the store is taken to be broken.
 const ID_ATTEMPTS: u32 = 20;
+
+/// How long making room for a new box may take.
+const PLACE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs of an earlier server that are being taken over at once.
 const TAKE_OVERS: usize = 64;
@@ -100,10 +116,12 @@ struct Yard {
     engine: Arc<dyn Engine>,
     store: Store,
     metrics: Arc<Metrics>,
-    registry: Registry,
+    registry: Arc<Registry>,
     runs: LiveRuns,
     /// Gives each box its place.
     admission: Admission,
+    /// Makes room where memory is short.
+    relief: Arc<Relief>,
     sizes: Sizes,
     /// See [`Config::idle_pause_after`].
     pause_after: Option<Duration>,
@@ -125,6 +143,10 @@ struct Yard {
     uses: Uses,
     /// Bounds how many snapshots are being removed at once.
     drops: Semaphore,
+    /// Bounds of archives of snapshots.
+    archives: ArchiveLimits,
+    /// Archives that go in or out.
+    transfers: Transfers,
     /// Every task of this module.
     tasks: TaskTracker,
     /// Cancelled when the server leaves: tasks end, boxes and their jobs go on.
@@ -142,7 +164,8 @@ impl Yard {
 pub struct NewBox {
     name: Option<String>,
     labels: Vec<String>,
-    size: Size,
+    /// Of which [`Boxes::create`] knows whether there is such a one, as with the runtime.
+    size: String,
     runtime: String,
     env: BTreeMap<String, String>,
     /// The snapshot that its disk starts as a copy of.
@@ -169,7 +192,7 @@ impl NewBox {
         Ok(Self {
             name,
             labels: names::check_labels(labels)?,
-            size: size.map(Size::parse).transpose()?.unwrap_or_default(),
+            size: size.map_or_else(|| Size::default().to_string(), str::to_owned),
             runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
             env,
             from: None,
@@ -217,6 +240,9 @@ pub enum BoxError {
     /// There is no image for the runtime.
     #[error(transparent)]
     Runtime(InvalidName),
+    /// There is no such size.
+    #[error(transparent)]
+    Size(InvalidName),
     /// The account has a live box with this name.
     #[error("a box named '{0}' exists already; choose another name or delete it first")]
     NameTaken(String),
@@ -270,6 +296,25 @@ pub enum BoxError {
         /// What went wrong.
         text: String,
     },
+    /// As many archives go in and out as this server allows, of this account or in all.
+    #[error("too many archives of snapshots are under way; try again when one of them is through")]
+    TooManyTransfers,
+    /// A snapshot cannot be packed.
+    #[error("the snapshot could not be exported: {text}")]
+    NotPacked {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
+    /// No snapshot can be made from an archive.
+    #[error("the archive could not be imported: {text}")]
+    NotUnpacked {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What went wrong.
+        text: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Leaving,
@@ -281,14 +326,27 @@ pub enum BoxError {
 impl Boxes {
     /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
+        Self::on_host(config, engine, store, metrics, Box::new(ThisHost))
+    }
+
+    fn on_host(
+        config: &Config,
+        engine: Arc<dyn Engine>,
+        store: Store,
+        metrics: Arc<Metrics>,
+        host: Box<dyn HostMemory>,
+    ) -> Self {
+        let (registry, admission) = (Arc::<Registry>::default(), Admission::new(config, Arc::clone(&engine)));
+        let relief = Relief::new(Arc::clone(&registry), admission.clone(), host, config.pause_memory_floor);
         let yard = Yard {
             engine,
             store,
             metrics,
-            registry: Registry::default(),
+            registry,
             runs: LiveRuns::default(),
-            admission: Admission::new(config),
-            sizes: config.sizes,
+            admission,
+            relief,
+            sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
             outputs: Budget::new(
@@ -302,6 +360,8 @@ impl Boxes {
             snapshots_max: config.snapshots_max,
             uses: Uses::default(),
             drops: Semaphore::new(DROPS),
+            archives: archives::limits(config),
+            transfers: Transfers::default(),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
         };
@@ -311,22 +371,27 @@ impl Boxes {
     /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
     ///
     /// # Errors
-    /// There is no such runtime, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
+    /// There is no such runtime or size, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
     /// store failed.
     pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
-        let known = self.yard.engine.check_image(&new.runtime);
-        known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
+        // A box from a snapshot has the image that it was made over, whatever has become of the name.
+        if new.from.is_none() {
+            let known = self.yard.engine.check_image(&new.runtime);
+            known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
+        }
+        let (size, limits) = self.size(&new)?;
         new.env = self.with_account_env(account, new.env).await?;
-        let place = self.yard.admission.admit(account, self.yard.sizes.of(new.size)).await;
+        let place = self.place(account, limits).await;
         let place = place.inspect_err(|_| {
             self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
         })?;
+        fail::point("create: admitted");
         let (yard, account) = (Arc::clone(&self.yard), account.clone());
         // Nothing is removed of a snapshot while a box is being made from it.
         let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
-            let mut row = new_row(account, new, yard.engine.name());
+            let mut row = new_row(account, new, size, yard.engine.name());
             let mut attempts = 0;
             loop {
                 match yard.store.insert_box(row.clone()).await {
@@ -340,12 +405,30 @@ impl Boxes {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let (kept, mailbox) = yard.adopt(&row, Phase::Creating);
+            let (kept, mailbox) = yard.adopt(&row, Phase::Creating, limits);
             Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, before(&row), place, None, None);
             yard.hold_until_made(&kept, using);
             Ok(kept)
         });
         made.await.unwrap_or(Err(BoxError::Leaving))
+    }
+
+    /// The size that is asked for, and what it stands for.
+    fn size(&self, new: &NewBox) -> Result<(Size, Limits), BoxError> {
+        self.yard.sizes.find(&new.size).map_err(BoxError::Size)
+    }
+
+    /// A place for a new box; paused boxes lose their processes where that makes room for it.
+    async fn place(&self, account: &AccountId, limits: Limits) -> Result<Place, Full> {
+        let placing = async {
+            loop {
+                match self.yard.admission.admit(account, limits).await {
+                    Err(full) if self.yard.relief.make_room(full, limits).await => {}
+                    other => return other,
+                }
+            }
+        };
+        timeout(PLACE_DEADLINE, placing).await.unwrap_or(Err(Full::MemoryLeft))
     }
 
     /// The account's live box with this id or name.
@@ -437,13 +520,7 @@ impl Boxes {
     /// The store failed.
     pub async fn logs(&self, kept: &Kept, offset: u32, limit: u32) -> Result<Vec<LogEntry>, BoxError> {
         let rows = self.yard.store.logs(kept.id(), offset, limit).await?;
-        let entry = |row: crate::store::LogRow| LogEntry {
-            timestamp: row.at / 1000,
-            level: row.level,
-            source: row.source,
-            message: row.message,
-        };
-        Ok(rows.into_iter().map(entry).collect())
+        Ok(rows.into_iter().map(log_follow::entry).collect())
     }
 
     /// Cancelling this makes runs leave their jobs to the next server and answer, and keepers end.
@@ -460,30 +537,30 @@ impl Boxes {
 }
 
 impl Yard {
-    /// Makes a stored box known. Its keeper must be started next.
-    fn adopt(&self, row: &BoxRow, phase: Phase) -> (Kept, mpsc::Receiver<kept::Message>) {
+    /// Makes a stored box known, which may use as much as `limits` say. Its keeper must be started next.
+    fn adopt(&self, row: &BoxRow, phase: Phase, limits: Limits) -> (Kept, mpsc::Receiver<kept::Message>) {
         let spec = BoxSpec {
             id: row.id.clone(),
             image: row.runtime.clone(),
-            limits: self.sizes.of(row.size),
+            limits,
             env: row.env.clone(),
             from: row.from_snapshot.clone(),
         };
-        let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place());
+        let (kept, mailbox) = Kept::of_row(row, spec, phase, self.registry.next_place(), Arc::downgrade(&self.relief));
         self.registry.insert(kept.clone());
         self.count_phase(phase, 1);
         (kept, mailbox)
     }
 }
 
-fn new_row(account: AccountId, new: NewBox, engine: &str) -> BoxRow {
+fn new_row(account: AccountId, new: NewBox, size: Size, engine: &str) -> BoxRow {
     let now = now_ms();
     BoxRow {
         id: BoxId::from_entropy(rand::random()),
         account,
         name: new.name,
         labels: new.labels,
-        size: new.size,
+        size,
         runtime: new.runtime,
         env: new.env,
         engine: engine.to_owned(),

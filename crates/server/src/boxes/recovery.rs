@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_engine::{EngineError, ObservedState};
+use boxyard_engine::{EngineError, Observed, ObservedState, fail};
 use boxyard_proto::BoxId;
 use boxyard_proto::api::runs::RunStatus;
 use tokio::sync::{Semaphore, mpsc};
@@ -33,7 +33,7 @@ use super::kept::{Kept, Message};
 use super::lifecycle::{Asleep, Phase, Resting};
 use super::snapshots::Saving;
 use super::{Before, Boxes, before, chain, now_ms};
-use crate::store::{BoxRow, RunEnd, RunRow, StoreError};
+use crate::store::{BoxRow, OutputRow, RunEnd, RunRow, StoreError};
 
 /// How long the engine may take to say what exists.
 pub(super) const OBSERVE_DEADLINE: Duration = Duration::from_secs(60);
@@ -180,17 +180,19 @@ impl Boxes {
         let rows = self.yard.store.live_boxes().await?;
         let observed =
             timeout(OBSERVE_DEADLINE, self.yard.engine.observe()).await.map_err(|_| RecoveryError::Overdue)?;
-        let mut observed: HashMap<BoxId, ObservedState> =
-            observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id, seen.state)).collect();
+        let mut observed: HashMap<BoxId, Observed> =
+            observed.map_err(RecoveryError::Engine)?.into_iter().map(|seen| (seen.id.clone(), seen)).collect();
+        fail::point("recovery: observed");
         let rows = rows.into_iter().map(|row| self.read(row)).collect::<Result<Vec<_>, _>>()?;
         let turns = [Arc::new(Semaphore::new(DEEDS_AT_ONCE)), Arc::new(Semaphore::new(DEEDS_AT_ONCE))];
         // A box that is found as its save has left it is saved again; any other is judged as it was before.
         let saved_again = rows.iter().filter(|(row, phase)| {
-            let seen = observed.get(&row.id).copied();
+            let seen = observed.get(&row.id).map(|seen| seen.state);
             matches!(phase, Phase::Saving { .. }) && judge(*phase, row.keep_alive, seen) == *phase
         });
         let saved_again = saved_again.map(|(row, _)| row.id.clone()).collect();
         let mut snapshots = self.yard.find_snapshots(&saved_again).await?;
+        fail::point("recovery: snapshots found");
         let mut mended = Mended { boxes: rows.len(), ..Mended::default() };
         let mut adopted = Vec::with_capacity(rows.len());
         for (row, phase) in rows {
@@ -199,17 +201,22 @@ impl Boxes {
             adopted.push(self.adopt(row, phase, seen, saving, &mut mended).await?);
         }
         mended.strays = observed.len();
+        fail::point("recovery: boxes adopted");
         // Before the keepers begin: none of them is to find idle what works.
         self.recover_runs(&mut mended).await?;
+        fail::point("recovery: runs found");
         for Adopted { kept, mailbox, before, place, saving } in adopted {
             let [removes, others] = &turns;
             let turn = if kept.phase() == Phase::Deleting { removes } else { others };
             Keeper::start(&self.yard, kept.shared, mailbox, before, place, Some(Arc::clone(turn)), saving);
         }
+        fail::point("recovery: keepers begun");
         snapshots.clear(&self.yard);
         drop(self.yard.tasks.spawn(Arc::clone(&self.yard).bound_outputs()));
         mended.tell();
+        self.yard.tasks.spawn(Arc::clone(&self.yard.relief).watch(self.yard.leaving.clone()));
         self.remove_strays(observed.into_keys().collect()).await;
+        fail::point("recovery: strays removed");
         Ok(())
     }
 
@@ -228,7 +235,7 @@ impl Boxes {
         &self,
         mut row: BoxRow,
         mut stored: Phase,
-        seen: Option<ObservedState>,
+        seen: Option<Observed>,
         saving: Option<Saving>,
         mended: &mut Mended,
     ) -> Result<Adopted, RecoveryError> {
@@ -238,6 +245,10 @@ impl Boxes {
             stored = from.phase();
             self.yard.store.set_phase(row.id.clone(), stored.to_string(), None, now_ms()).await?;
         }
+        // What its size stands for by now, if anything, is for new boxes.
+        let limits = seen.as_ref().and_then(|seen| seen.limits).or_else(|| self.yard.sizes.of(row.size));
+        let limits = limits.unwrap_or(self.yard.sizes.small);
+        let seen = seen.map(|seen| seen.state);
         let before = before(&row);
         let phase = judge(stored, row.keep_alive, seen);
         if phase != stored {
@@ -251,8 +262,8 @@ impl Boxes {
             mended.deeds += 1;
         }
         let asleep = phase.is_stopped();
-        let place = self.yard.admission.readmit(&row.account, self.yard.sizes.of(row.size), asleep);
-        let (kept, mailbox) = self.yard.adopt(&row, phase);
+        let place = self.yard.admission.readmit(&row.account, limits, asleep);
+        let (kept, mailbox) = self.yard.adopt(&row, phase, limits);
         let using = row.from_snapshot.as_ref().filter(|_| phase == Phase::Creating).map(|id| self.yard.uses.begin(id));
         self.yard.hold_until_made(&kept, using);
         Ok(Adopted { kept, mailbox, before, place, saving })
@@ -310,19 +321,27 @@ impl Boxes {
     }
 
     async fn lose(&self, row: RunRow) -> Result<(), RecoveryError> {
-        let pen = self.yard.spools.resume(&row.box_id, &row.id).await;
-        let output = pen.finish().await;
-        let end = RunEnd {
-            output,
-            status: RunStatus::Failed,
-            exit_code: None,
-            cpu_ns: row.cpu_ns,
-            memory_peak: row.memory_peak,
-            completed_at: now_ms(),
-            error: Some("lost with its box's processes when the server or its host was restarted".into()),
-        };
+        // Reading what is kept of it takes its time, and the server is not to wait for that.
+        if self.yard.spools.has_file(&row.box_id, &row.id) {
+            self.lose_later(row, end_of_lost);
+            return Ok(());
+        }
+        let end = end_of_lost(&row, OutputRow { end: Some(0), ..OutputRow::default() });
         self.yard.store.finish_run(row.id, end).await?;
         Ok(())
+    }
+}
+
+/// The end of a run whose processes are gone.
+fn end_of_lost(row: &RunRow, output: OutputRow) -> RunEnd {
+    RunEnd {
+        output,
+        status: RunStatus::Failed,
+        exit_code: None,
+        cpu_ns: row.cpu_ns,
+        memory_peak: row.memory_peak,
+        completed_at: now_ms(),
+        error: Some("lost with its box's processes when the server or its host was restarted".into()),
     }
 }
 

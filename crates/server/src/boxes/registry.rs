@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use boxyard_proto::{AccountId, BoxId};
 
 use super::kept::{Fixed, Kept};
+use super::lifecycle::Phase;
 
 /// All live boxes by id, and those with a name by account and name.
 #[derive(Default)]
@@ -58,6 +59,11 @@ impl Registry {
     /// All of them, whatever their phase.
     pub(super) fn ids(&self) -> Vec<BoxId> {
         self.read().by_id.keys().cloned().collect()
+    }
+
+    /// Those in a phase that `wanted` says yes to.
+    pub(super) fn all_in(&self, wanted: impl Fn(Phase) -> bool) -> Vec<Kept> {
+        self.read().by_id.values().filter(|kept| wanted(kept.phase())).cloned().collect()
     }
 
     /// Whose box this is, unless it is being deleted.

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::halt::Halt;
 use super::keeper::backoff;
 use super::kept::{Kept, Lease};
 use super::order::Order;
@@ -80,8 +81,8 @@ pub enum Ending {
     NotRecorded(StoreError),
     /// Its box was deleted or lost.
     BoxEnded,
-    /// Its box was paused for longer than it keeps its processes.
-    Stopped,
+    /// Its box's processes have ended, for this reason; the box is there and can be used.
+    Stopped(Halt),
     /// The connection to it was lost.
     Lost(AgentError),
     /// It was begun by an earlier server, and its box does not know it.
@@ -97,7 +98,7 @@ impl Ending {
             Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
-            | Self::Stopped
+            | Self::Stopped(_)
             | Self::Lost(_)
             | Self::Unknown
             | Self::Left => None,
@@ -114,7 +115,7 @@ impl Ending {
             | Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
-            | Self::Stopped
+            | Self::Stopped(_)
             | Self::Lost(_)
             | Self::Unknown => RunStatus::Failed,
         }
@@ -128,7 +129,7 @@ impl Ending {
             Self::NotStarted(error) => Some(format!("could not be started: {error}").replace('\0', "\u{fffd}")),
             Self::NotRecorded(_) => Some("could not be recorded, so it was not started".into()),
             Self::BoxEnded => Some("the box was deleted or lost while this ran".into()),
-            Self::Stopped => Some("ended with its box, which was paused for longer than it keeps its processes".into()),
+            Self::Stopped(halt) => Some(halt.complaint().into()),
             Self::Lost(error) => Some(error.to_string()),
             Self::Unknown => Some("lost when the server was restarted".into()),
             Self::Left => Some("the server is shutting down; the run goes on".into()),
@@ -148,7 +149,7 @@ impl Ending {
             Self::NotStarted(_)
             | Self::NotRecorded(_)
             | Self::BoxEnded
-            | Self::Stopped
+            | Self::Stopped(_)
             | Self::Lost(_)
             | Self::Unknown
             | Self::Left => None,
@@ -256,6 +257,21 @@ impl Boxes {
         let listed = Listed::new(&self.yard, &row.id, lease.kept().id());
         let run = Run { yard: Arc::clone(&self.yard), lease, id: row.id.clone(), listed, begun_at: row.created_at };
         self.yard.tasks.spawn(run.take_over(row.timeout_ms));
+    }
+
+    /// Records the `end` of a run that is lost, when it is known what is kept of its output.
+    pub(super) fn lose_later(&self, row: RunRow, end: fn(&RunRow, OutputRow) -> RunEnd) {
+        let listed = Listed::new(&self.yard, &row.id, &row.box_id);
+        let yard = Arc::clone(&self.yard);
+        self.yard.tasks.spawn(async move {
+            let pen = yard.spools.resume(&row.box_id, &row.id).await;
+            listed.live.spool.send_replace(Some(Arc::clone(pen.spool())));
+            let end = end(&row, pen.finish().await);
+            if let Err(error) = yard.store.finish_run(row.id.clone(), end.clone()).await {
+                tracing::error!(run_id = %row.id, error = chain(&error), "a run's end could not be recorded");
+                record_later(listed, row.id, end).await;
+            }
+        });
     }
 
     /// The box's newest runs.
@@ -452,7 +468,7 @@ impl Run {
             | Ending::NotStarted(_)
             | Ending::NotRecorded(_)
             | Ending::BoxEnded
-            | Ending::Stopped
+            | Ending::Stopped(_)
             | Ending::Lost(_)
             | Ending::Unknown
             | Ending::Left => {

@@ -156,8 +156,14 @@ impl Boxes {
             builtin,
             ..wire::Exec::new(name.clone(), order.program.argv(), order.program.folder(), User::BOXUSER)
         };
-        let job = agent::exec(self.yard.engine.as_ref(), kept.id(), exec).await;
-        let job = job.map_err(|error| lost(kept, error))?;
+        let (engine, halts) = (self.yard.engine.as_ref(), kept.halts());
+        let mut job = agent::exec(engine, kept.id(), exec.clone()).await;
+        if let Err(error) = &job
+            && kept.revived(halts, error).await
+        {
+            job = agent::exec(engine, kept.id(), exec).await;
+        }
+        let job = job?;
         Ok(Session { boxes: self.clone(), lease, name, job })
     }
 
@@ -177,8 +183,14 @@ impl Boxes {
     /// The box takes no work, or there is no connection to be had.
     pub async fn dial(&self, kept: &Kept, to: Endpoint) -> Result<SessionSocket, SessionError> {
         let lease = kept.lease().await?;
-        let socket = agent::dial(self.yard.engine.as_ref(), kept.id(), to, User::BOXUSER).await;
-        Ok(SessionSocket { socket: socket.map_err(|error| lost(kept, error))?, lease })
+        let (engine, halts) = (self.yard.engine.as_ref(), kept.halts());
+        let mut socket = agent::dial(engine, kept.id(), to.clone(), User::BOXUSER).await;
+        if let Err(error) = &socket
+            && kept.revived(halts, error).await
+        {
+            socket = agent::dial(engine, kept.id(), to, User::BOXUSER).await;
+        }
+        Ok(SessionSocket { socket: socket?, lease })
     }
 
     /// Listens on a socket inside the box.
@@ -187,8 +199,14 @@ impl Boxes {
     /// The box takes no work, or the address cannot be listened on.
     pub async fn listen(&self, kept: &Kept, at: Endpoint) -> Result<SessionListener, SessionError> {
         let lease = kept.lease().await?;
-        let listener = agent::listen(self.yard.engine.as_ref(), kept.id(), at, User::BOXUSER).await;
-        Ok(SessionListener { listener: listener.map_err(|error| lost(kept, error))?, lease })
+        let (engine, halts) = (self.yard.engine.as_ref(), kept.halts());
+        let mut listener = agent::listen(engine, kept.id(), at.clone(), User::BOXUSER).await;
+        if let Err(error) = &listener
+            && kept.revived(halts, error).await
+        {
+            listener = agent::listen(engine, kept.id(), at, User::BOXUSER).await;
+        }
+        Ok(SessionListener { listener: listener?, lease })
     }
 
     /// Takes a connection that a listener told of.

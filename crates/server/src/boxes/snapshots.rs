@@ -23,7 +23,7 @@ use super::keeper::{backoff, request};
 use super::kept::{Failure, Message};
 use super::lifecycle::{self, Phase, Refused, Wanted};
 use super::recovery::{OBSERVE_DEADLINE, RecoveryError};
-use super::{BoxError, Boxes, Kept, NewBox, Yard, chain, now_ms};
+use super::{BoxError, Boxes, Kept, Life, NewBox, Yard, chain, now_ms};
 use crate::store::{Inherits, Purpose, SnapshotRow, SnapshotState, StoreError, Which};
 
 /// How long a snapshot waits for its turn: others of the box may go first.
@@ -105,6 +105,8 @@ pub struct Restore {
     pub size: Option<String>,
     /// Variables over those of the source.
     pub env: BTreeMap<String, String>,
+    /// How it is to live. Nothing of that is inherited.
+    pub life: Life,
 }
 
 impl NewBox {
@@ -119,7 +121,7 @@ impl NewBox {
         env.extend(asked.env);
         let new = Self::check(asked.name, asked.labels, Some(size), None, env)?;
         // What the source was made of, whether it could still be asked for or not.
-        Ok(Self { runtime: inherits.runtime.clone(), ..new })
+        Ok(Self { runtime: inherits.runtime.clone(), life: asked.life, ..new })
     }
 }
 
@@ -266,11 +268,7 @@ impl Boxes {
     /// There is no such snapshot, it is not ready, or what is said of [`create`](Self::create).
     pub async fn restore(&self, account: &AccountId, id: &str, asked: Restore) -> Result<Kept, RestoreError> {
         let id = id.parse::<SnapshotId>().map_err(|_| BoxError::SnapshotNotFound)?;
-        let row = self.yard.store.find_snapshot(account, &id).await.map_err(BoxError::Store)?;
-        let row = row.filter(|row| row.purpose == Purpose::Kept).ok_or(BoxError::SnapshotNotFound)?;
-        if row.status != SnapshotState::Ready {
-            return Err(BoxError::SnapshotNotReady(status(row.status)).into());
-        }
+        let row = self.yard.ready_snapshot(account, &id).await?;
         let new = NewBox::inherit(asked, &row.inherits)?;
         Ok(self.create(account, NewBox { from: Some(id), ..new }).await?)
     }
@@ -281,6 +279,8 @@ impl Boxes {
     /// What is said of [`snapshot`](Self::snapshot) and [`create`](Self::create).
     pub async fn fork(&self, kept: &Kept, asked: Restore) -> Result<Kept, RestoreError> {
         let new = NewBox::inherit(asked, &inherits(kept))?;
+        // Before anything is saved for it.
+        self.size(&new)?;
         let (boxes, kept) = (self.clone(), kept.clone());
         // In a task: a client that leaves must not leave the snapshot.
         let forked = self.yard.tasks.spawn(async move {
@@ -305,6 +305,13 @@ impl Boxes {
 }
 
 impl Yard {
+    /// One of the account's snapshots, of which something can be made.
+    pub(super) async fn ready_snapshot(&self, account: &AccountId, id: &SnapshotId) -> Result<SnapshotRow, BoxError> {
+        let row = self.store.find_snapshot(account, id).await?;
+        let row = row.filter(|row| row.purpose == Purpose::Kept).ok_or(BoxError::SnapshotNotFound)?;
+        if row.status == SnapshotState::Ready { Ok(row) } else { Err(BoxError::SnapshotNotReady(status(row.status))) }
+    }
+
     /// Sees a snapshot whose row is stored to its end.
     async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId) -> Result<(), BoxError> {
         let began = Instant::now();
@@ -385,7 +392,7 @@ impl Yard {
     }
 
     /// Removes what the engine has of a snapshot that is deleted or of no use, and the row of a deleted one. Tries until that succeeds.
-    fn clear(self: &Arc<Self>, id: SnapshotId) {
+    pub(super) fn clear(self: &Arc<Self>, id: SnapshotId) {
         let yard = Arc::clone(self);
         self.tasks.spawn(async move {
             let leaving = yard.leaving.clone();
@@ -541,7 +548,7 @@ fn inherits(kept: &Kept) -> Inherits {
     Inherits { runtime: fixed.runtime.clone(), size: fixed.size, env: fixed.spec.env.clone() }
 }
 
-fn data(row: SnapshotRow) -> SnapshotData {
+pub(super) fn data(row: SnapshotRow) -> SnapshotData {
     SnapshotData {
         id: row.id,
         name: row.name,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use boxyard_engine::agent::{self, AgentError, Event, Job};
+use boxyard_engine::fail;
 use boxyard_proto::api::logs::{LogLevel, LogSource};
 use boxyard_proto::wire::{self, Exit, FailedKind, OnClose, User};
 
@@ -38,6 +39,7 @@ pub(super) async fn begin(yard: Arc<Yard>, shared: Arc<Shared>) {
         let _awake = shared.awake().await;
         agent::exec(yard.engine.as_ref(), id, exec).await
     };
+    fail::point("init command: begun");
     // From here on it is not run again, whatever became of it: a server that ends before this line leaves it to the next one.
     if let Err(error) = yard.store.set_init_due(id.clone(), false).await {
         tracing::error!(box_id = %id, error = chain(&error), "that an init command was started could not be stored");

@@ -49,7 +49,7 @@ impl Boxes {
             (true, _) => BoxError::NotFound,
             // Being stopped or started, or lost: whoever works in it next finds out.
             (false, ErrorKind::NotFound | ErrorKind::Exhausted) => BoxError::Busy,
-            (false, ErrorKind::Unsupported | ErrorKind::Broken) => BoxError::Usage(error),
+            (false, ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Broken) => BoxError::Usage(error),
         })
     }
 

@@ -4,8 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_engine::Engine;
 use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
+use boxyard_engine::{Engine, EngineError, ErrorKind, fail};
 use boxyard_proto::RunId;
 use boxyard_proto::wire::{self, Exit, OnClose, User};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::kept::Lease;
+use super::kept::{Kept, Lease};
 use super::order::Order;
 use super::output::{Output, Stream};
 use super::pipe::Writer;
@@ -129,17 +129,29 @@ impl Work<'_> {
             spool: true,
             ..wire::Exec::new(id.to_string(), order.argv, order.folder, User::BOXUSER)
         };
-        let kept = self.lease.kept();
+        let (kept, halts) = (self.lease.kept(), self.lease.kept().halts());
         let starting = async {
-            let _awake = kept.shared.awake().await;
-            agent::exec(self.engine, kept.id(), exec).await
+            let mut started = begin(self.engine, kept, exec.clone()).await;
+            if let Err(error) = &started
+                && kept.revived(halts, error).await
+            {
+                started = begin(self.engine, kept, exec).await;
+            }
+            match started {
+                Err(error @ AgentError::Lost { .. }) => Err(match kept.halted_since(halts).await {
+                    Some(halt) => Ending::Stopped(halt),
+                    None => Ending::NotStarted(error),
+                }),
+                started => started.map_err(Ending::NotStarted),
+            }
         };
         let job = tokio::select! {
             biased;
             () = self.lease.over().cancelled() => Err(Ending::BoxEnded),
             () = self.leaving.cancelled() => Err(Ending::Left),
-            job = starting => job.map_err(Ending::NotStarted),
+            job = starting => job,
         };
+        fail::point("run: begun");
         match job {
             Err(ending) => self.over(ending, None),
             Ok(job) => self.see_through(id, job, order.input, limit, Some(reply)).await,
@@ -170,7 +182,7 @@ impl Work<'_> {
             job = attaching => job,
         };
         let ending = match job {
-            None => Ending::Stopped,
+            None => Ending::Stopped(self.lease.kept().halt()),
             Some(Err(AgentError::Refused { .. })) => Ending::Unknown,
             Some(Err(error)) => Ending::Lost(error),
             Some(Ok(job)) => match catch_up(&mut self.pen, &job) {
@@ -209,7 +221,7 @@ impl Work<'_> {
         limit: Option<(Duration, Instant)>,
         reply: Option<&oneshot::Sender<Collected>>,
     ) -> Followed {
-        let (control, hurry) = (job.control(), self.sink.hurry());
+        let (control, hurry, halts) = (job.control(), self.sink.hurry(), self.lease.kept().halts());
         let mut feeding = input.is_some();
         let mut feed = pin!(feed(control.clone(), input));
         let spool = Arc::clone(self.pen.spool());
@@ -226,12 +238,14 @@ impl Work<'_> {
                     (Ok(exit), Some((reason, _))) => reason.ending(exit),
                     // What stops a box kills what is in it, and the news of that may come first.
                     (Ok(Exit { signal: Some(_), .. }), None) if self.lease.kept().phase().is_stopped() => {
-                        Ending::Stopped
+                        Ending::Stopped(self.lease.kept().halt())
                     }
                     (Ok(exit), None) => Ending::Exited(exit),
                     (Err(_), Some((reason, _))) => reason.ending(KILLED),
-                    (Err(_), None) if self.lease.kept().phase().is_stopped() => Ending::Stopped,
-                    (Err(error), None) => Ending::Lost(error),
+                    (Err(error), None) => match self.lease.kept().halted_since(halts).await {
+                        Some(halt) => Ending::Stopped(halt),
+                        None => Ending::Lost(error),
+                    },
                 }),
                 () = self.cancel.cancelled(), if ending.is_none() => Reason::Cancelled,
                 () = until(deadline) => match (ending, limit) {
@@ -297,6 +311,13 @@ fn catch_up(pen: &mut Pen, job: &Job) -> Result<(), AgentError> {
     Ok(())
 }
 
+async fn begin(engine: &dyn Engine, kept: &Kept, exec: wire::Exec) -> Result<Job, AgentError> {
+    let awake = kept.awake().await;
+    let _awake =
+        awake.map_err(|error| AgentError::Engine(EngineError::new(ErrorKind::Exhausted, error.to_string())))?;
+    agent::exec(engine, kept.id(), exec).await
+}
+
 async fn feed(control: JobControl, input: Option<Bytes>) {
     let Some(input) = input else { return };
     // A program that exits without reading all of its input is no failure.
@@ -318,11 +339,11 @@ async fn pump(
             Event::Err(bytes) => (Stream::Err, bytes),
             Event::Exit(exit) => return Ok(exit),
         };
-        if pen.append(stream, bytes.clone()).await {
+        let (is_safer, ()) = tokio::join!(pen.append(stream, bytes.clone()), sink.take(stream, bytes));
+        if is_safer {
             // A broken connection shows in the next read, after what is still in it.
             let _ = control.taken(pen.safe(), false).await;
         }
-        sink.take(stream, bytes).await;
         if let Sink::Hold(..) = sink
             && reply.is_some_and(oneshot::Sender::is_closed)
         {

@@ -20,6 +20,9 @@ pub trait Strings {
     /// # Errors
     /// The text is not UTF-8.
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError>;
+
+    /// The names that there are.
+    fn names(&self) -> Vec<String>;
 }
 
 /// The environment of this process.
@@ -34,11 +37,19 @@ impl Strings for Environment {
             Err(std::env::VarError::NotUnicode(_)) => Err(ConfigError(format!("{name} is not UTF-8 text"))),
         }
     }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+    }
 }
 
 impl Strings for BTreeMap<String, String> {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         Ok(Self::get(self, name).cloned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
 }
 
@@ -99,7 +110,7 @@ pub(super) struct Layers<'a> {
     env: &'a dyn Strings,
     file: Option<SettingsFile>,
     /// Every key that was asked for: those there are.
-    asked: RefCell<BTreeSet<&'static str>>,
+    asked: RefCell<BTreeSet<String>>,
 }
 
 struct SettingsFile {
@@ -115,9 +126,9 @@ enum Written {
 }
 
 enum Place {
-    Flag(&'static str),
+    Flag(String),
     Variable(String),
-    File(PathBuf, &'static str),
+    File(PathBuf, String),
 }
 
 impl fmt::Display for Place {
@@ -160,7 +171,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The setting with this key, from the first source that has it.
-    pub(super) fn get<T: Setting>(&self, key: &'static str) -> Result<Option<T>, ConfigError> {
+    pub(super) fn get<T: Setting>(&self, key: &str) -> Result<Option<T>, ConfigError> {
         match self.find(key)? {
             None => Ok(None),
             Some((Written::One(text), place)) => understand(&text, &place).map(Some),
@@ -169,7 +180,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The list of settings with this key: an array in the file, separated by commas elsewhere. Empty when no source has it.
-    pub(super) fn list<T: Setting>(&self, key: &'static str) -> Result<Vec<T>, ConfigError> {
+    pub(super) fn list<T: Setting>(&self, key: &str) -> Result<Vec<T>, ConfigError> {
         let Some((written, place)) = self.find(key)? else { return Ok(Vec::new()) };
         let texts = match written {
             Written::Many(texts) => texts,
@@ -181,7 +192,7 @@ impl<'a> Layers<'a> {
     }
 
     /// A secret, which only the environment may hold: flags show in process lists, and files get copied.
-    pub(super) fn secret(&self, key: &'static str) -> Result<Option<Secret>, ConfigError> {
+    pub(super) fn secret(&self, key: &str) -> Result<Option<Secret>, ConfigError> {
         let name = variable(key);
         if let Some(file) = &self.file
             && file.settings.contains_key(key)
@@ -194,10 +205,10 @@ impl<'a> Layers<'a> {
         Ok(self.env.get(&name)?.filter(|text| !text.is_empty()).map(Secret::new))
     }
 
-    fn find(&self, key: &'static str) -> Result<Option<(Written, Place)>, ConfigError> {
-        self.asked.borrow_mut().insert(key);
+    fn find(&self, key: &str) -> Result<Option<(Written, Place)>, ConfigError> {
+        self.asked.borrow_mut().insert(key.to_owned());
         if let Some(text) = self.flags.settings.get(key) {
-            return Ok(Some((Written::One(text.clone()), Place::Flag(key))));
+            return Ok(Some((Written::One(text.clone()), Place::Flag(key.to_owned()))));
         }
         let name = variable(key);
         // An empty variable is an unset one: that is how units and compose files switch one off.
@@ -206,7 +217,18 @@ impl<'a> Layers<'a> {
         }
         let Some(file) = &self.file else { return Ok(None) };
         let written = file.settings.get(key).cloned();
-        Ok(written.map(|written| (written, Place::File(file.path.clone(), key))))
+        Ok(written.map(|written| (written, Place::File(file.path.clone(), key.to_owned()))))
+    }
+
+    /// The keys in the file.
+    pub(super) fn keys(&self) -> Vec<&str> {
+        self.file.iter().flat_map(|file| file.settings.keys()).map(String::as_str).collect()
+    }
+
+    /// The names of the environment's variables that are not empty.
+    pub(super) fn variables(&self) -> Vec<String> {
+        let set = |name: &String| !self.env.get(name).is_ok_and(|text| text.is_none_or(|text| text.is_empty()));
+        self.env.names().into_iter().filter(set).collect()
     }
 
     /// Refuses a file with keys that nobody asked for: most of them are mistyped.
@@ -214,24 +236,24 @@ impl<'a> Layers<'a> {
         let asked = self.asked.borrow();
         let Some(file) = &self.file else { return Ok(()) };
         let Some(unknown) = file.settings.keys().find(|key| !asked.contains(key.as_str())) else { return Ok(()) };
-        let nearest = asked.iter().map(|key| (distance(key, unknown), *key)).min();
+        let nearest = asked.iter().map(|key| (distance(key, unknown), key)).min();
         let hint = match nearest {
             Some((distance, key)) if distance <= 3 => format!("did you mean {key}?"),
-            Some(_) | None => format!("there are {}", asked.iter().copied().collect::<Vec<_>>().join(", ")),
+            Some(_) | None => format!("there are {}", asked.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
         };
         Err(ConfigError(format!("{}: unknown setting {unknown}; {hint}", file.path.display())))
     }
 
     /// Every key that was asked for.
     #[cfg(test)]
-    pub(super) fn asked(&self) -> BTreeSet<&'static str> {
+    pub(super) fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
     }
 }
 
 /// The environment variable of a setting.
 pub(super) fn variable(key: &str) -> String {
-    format!("BOXYARD_{}", key.to_ascii_uppercase().replace('.', "_"))
+    format!("BOXYARD_{}", key.to_ascii_uppercase().replace(['.', '-'], "_"))
 }
 
 fn understand<T: Setting>(text: &str, place: &Place) -> Result<T, ConfigError> {

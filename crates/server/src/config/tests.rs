@@ -53,14 +53,14 @@ fn an_empty_host_gets_the_documented_defaults() {
     assert_eq!(config.init, Path::new("/usr/local/bin/boxyard-init"));
     assert_eq!(config.network.range.to_string(), "198.18.0.0/15");
     assert_eq!(config.limits.output_cap, 64 << 20);
-    assert_eq!(config.sizes.of(Size::Small).memory_bytes, 4_000_000_000);
-    assert_eq!(config.sizes.of(Size::Large).cpu_millis, 8000);
+    assert_eq!(config.sizes.small.memory_bytes, 4_000_000_000);
+    assert_eq!(config.sizes.large.cpu_millis, 8000);
     assert_eq!(config.storage, Storage { kind: StorageChoice::Auto, pool_size: None });
     assert_eq!(config.logs_keep, Duration::from_hours(7 * 24));
     assert_eq!((config.boxes_max_per_account, config.boxes_deleted_keep), (None, Duration::from_hours(30 * 24)));
     assert_eq!((config.overcommit.memory.times(2), config.overcommit.disk_floor), (128, 1_000_000_000));
     assert_eq!(config.idle_pause_after, Some(Duration::from_hours(1)));
-    assert_eq!(config.pause_keep_memory_for, Duration::from_mins(10));
+    assert_eq!((config.pause_keep_memory_for, config.pause_memory_floor), (Duration::from_mins(10), 512 << 20));
 }
 
 #[test]
@@ -159,6 +159,51 @@ fn every_kind_of_value_is_read() {
 }
 
 #[test]
+fn sizes_of_ones_own_come_from_the_file_and_the_environment() {
+    let host = Host::default().file(
+        SYSTEM_FILE,
+        "[sizes.tiny]\ncpus = 0.25\nmemory = '256MiB'\npids = 64\ndisk = '1GB'\n[sizes.extra-large]\ncpus = 16\npids = 9",
+    );
+    assert_eq!(
+        host.refusal(),
+        "sizes.extra-large lacks memory: a size beside small, medium and large needs cpus, memory, pids, disk"
+    );
+    let host = host.env("BOXYARD_SIZES_EXTRA_LARGE_MEMORY", "64GB").env("BOXYARD_SIZES_EXTRA_LARGE_DISK", "50GB");
+    let host = host.env("BOXYARD_SIZES_EXTRA_LARGE_PIDS", "10").env("BOXYARD_SIZES_GONE_CPUS", "");
+    let sizes = host.load().expect("two sizes").sizes;
+    let (tiny, limits) = sizes.find("tiny").expect("tiny");
+    assert_eq!((tiny.as_str(), limits.cpu_millis, limits.memory_bytes), ("tiny", 250, 256 << 20));
+    assert_eq!((limits.pids, limits.disk_bytes), (64, 1_000_000_000));
+    let (_, limits) = sizes.find("extra-large").expect("extra-large");
+    assert_eq!((limits.cpu_millis, limits.memory_bytes, limits.pids), (16_000, 64_000_000_000, 10));
+    for name in ["gone", "huge", "", "Small", "extra_large", "../small"] {
+        let refusal = sizes.find(name).expect_err(name).to_string();
+        assert_eq!(refusal, "size must be one of small, medium, large, extra-large, tiny");
+    }
+}
+
+#[test]
+fn sizes_have_names_and_are_not_too_many() {
+    let file = |text: &str| Host::default().file(SYSTEM_FILE, text).refusal();
+    assert!(file("[sizes.Big]\ncpus = 1").starts_with("sizes.Big: the name of a size must have 1 to 31 characters"));
+    assert!(file("[sizes.'a.b']\ncpus = 1").starts_with("sizes.a.b: the name"));
+    assert!(Host::default().env("BOXYARD_SIZES__CPUS", "1").refusal().starts_with("sizes.: the name"));
+    assert!(file("[sizes]\ncpus = 1").starts_with("/etc/boxyard/boxyard.toml: unknown setting sizes.cpus;"));
+    let whole = "cpus = 1\nmemory = 1\npids = 1\ndisk = 1\n";
+    assert_eq!(
+        file(&format!("[sizes.tiny]\n{whole}dsk = 2")),
+        "/etc/boxyard/boxyard.toml: unknown setting sizes.tiny.dsk; did you mean sizes.tiny.disk?"
+    );
+    assert_eq!(
+        file(&format!("[sizes.tiny]\n{}", whole.replace("cpus = 1", "cpus = 0"))),
+        "/etc/boxyard/boxyard.toml: sizes.tiny.cpus is '0' and must be a number of CPUs from 0.01 to 4096, with at most three \
+         decimals, such as 2 or 0.5"
+    );
+    let many: String = (0..33).map(|n| format!("[sizes.s{n}]\n{whole}")).collect();
+    assert_eq!(file(&many), "there are 33 sizes, and 32 at most beside small, medium and large");
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_place_and_its_cure() {
     let file = |text: &str| Host::default().file(SYSTEM_FILE, text).refusal();
     assert_eq!(
@@ -202,7 +247,7 @@ fn every_setting_is_documented() {
     let layers = Layers::read(&host.flags, &host.env, &host.files).expect("nothing to read");
     Config::from_layers(&layers, Path::new(PROGRAM)).expect("defaults");
     for key in layers.asked() {
-        assert!(page.contains(&format!("| `{key}` | `{}` |", variable(key))), "docs/configuration.md lacks {key}");
+        assert!(page.contains(&format!("| `{key}` | `{}` |", variable(&key))), "docs/configuration.md lacks {key}");
     }
 }
 

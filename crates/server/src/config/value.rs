@@ -151,6 +151,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Span::read(text).map(|span| span.0).ok_or_else(|| format!("it must be {}", Span::EXPECTED))
 }
 
+/// Reads a size as settings write it: `64MiB`, `4GB`, or a number of bytes.
+///
+/// # Errors
+/// Says what is expected.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    Bytes::read(text).map(|bytes| bytes.0).ok_or_else(|| format!("it must be {}", Bytes::EXPECTED))
+}
+
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

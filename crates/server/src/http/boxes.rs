@@ -19,7 +19,7 @@ use super::json::{Json, JsonObject, Path, Query, typed};
 use crate::boxes::{BoxError, Kept, Life, NewBox};
 
 /// How long the answer to a creation waits for the box to be ready; then it says `creating`, and clients ask again.
-pub(super) const CREATE_WAIT: Duration = Duration::from_secs(5);
+const CREATE_WAIT: Duration = Duration::from_secs(5);
 /// The same for an ephemeral box: clients take the answer for ready and do not ask again, and wait for ten minutes.
 const EPHEMERAL_WAIT: Duration = Duration::from_secs(590);
 /// Boxes that one call deletes at most.
@@ -65,7 +65,7 @@ pub(super) async fn create(
         request.ephemeral.unwrap_or(false),
         request.ttl,
     )?;
-    let wait = if life.is_ephemeral() { EPHEMERAL_WAIT } else { CREATE_WAIT };
+    let wait = creation_wait(&life);
     let new = NewBox::check(
         request.name,
         request.labels.unwrap_or_default(),
@@ -75,6 +75,11 @@ pub(super) async fn create(
     )?;
     let kept = http.boxes.create(&account, new.living(life)).await?;
     when_made(&http, &account, kept, wait).await
+}
+
+/// How long the answer to a creation waits for the box to be ready.
+pub(super) fn creation_wait(life: &Life) -> Duration {
+    if life.is_ephemeral() { EPHEMERAL_WAIT } else { CREATE_WAIT }
 }
 
 /// Answers the creation of a box when it is ready, or when that has taken as long as `wait`.

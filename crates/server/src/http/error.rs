@@ -87,6 +87,11 @@ impl ApiError {
         Self::new(StatusCode::UPGRADE_REQUIRED, format!("this path speaks WebSocket, version 13: {why}"))
     }
 
+    /// An archive is longer than this server takes.
+    pub fn archive_too_long(most: u64) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the archive is over the limit of {most} bytes"))
+    }
+
     /// The request asks for something that this server does not do.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
@@ -125,7 +130,7 @@ impl ApiError {
     pub fn not_created(kind: ErrorKind, text: &str) -> Self {
         let status = match kind {
             ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Unsupported | ErrorKind::NotFound => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Unsupported | ErrorKind::Invalid | ErrorKind::NotFound => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, format!("Box creation failed: {text}"))
@@ -150,7 +155,9 @@ impl ApiError {
             Ending::BoxEnded => {
                 Some(Self::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost while the command ran"))
             }
-            Ending::Stopped => Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default()))),
+            Ending::Stopped(_) => {
+                Some(Self::new(StatusCode::CONFLICT, failed(&ending.complaint().unwrap_or_default())))
+            }
             Ending::Unknown | Ending::Left => Some(Self::leaving()),
         }
     }
@@ -222,7 +229,9 @@ impl From<BoxError> for ApiError {
             | BoxError::SnapshotNotFound => StatusCode::NOT_FOUND,
             BoxError::ClaimDiffers => StatusCode::UNPROCESSABLE_ENTITY,
             // A sixth label is a broken rule of the request, as it is when a box is created with six.
-            BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) => StatusCode::BAD_REQUEST,
+            BoxError::LabelsFull | BoxError::Env(_) | BoxError::Runtime(_) | BoxError::Size(_) => {
+                StatusCode::BAD_REQUEST
+            }
             BoxError::NameTaken(_)
             | BoxError::LabelTaken
             | BoxError::RunEnded(_)
@@ -230,13 +239,20 @@ impl From<BoxError> for ApiError {
             | BoxError::Failed { .. } => StatusCode::CONFLICT,
             BoxError::Undone { kind, .. } => match kind {
                 ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
-                ErrorKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorKind::Unsupported | ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
                 ErrorKind::NotFound | ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
             },
             BoxError::Full(full) if full.is_of_host() => StatusCode::SERVICE_UNAVAILABLE,
-            BoxError::Full(_) | BoxError::TooManyRuns(_) | BoxError::TooManySnapshots(_) => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            BoxError::Full(_)
+            | BoxError::TooManyRuns(_)
+            | BoxError::TooManySnapshots(_)
+            | BoxError::TooManyTransfers => StatusCode::TOO_MANY_REQUESTS,
+            BoxError::NotUnpacked { kind: ErrorKind::Invalid, .. } => StatusCode::BAD_REQUEST,
+            BoxError::NotPacked { kind, .. } | BoxError::NotUnpacked { kind, .. } => match kind {
+                ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+                ErrorKind::Unsupported | ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+                ErrorKind::NotFound | ErrorKind::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             BoxError::Usage(_) => StatusCode::INTERNAL_SERVER_ERROR,
             BoxError::SnapshotNotReady(_) => StatusCode::CONFLICT,
             BoxError::NotSaved { kind: ErrorKind::Exhausted, .. } => StatusCode::SERVICE_UNAVAILABLE,

@@ -125,8 +125,9 @@ async fn replay(http: &Http, kept: &Kept, id: &RunId, form: Form<'_>) -> Result<
 
 /// A claim can outlive what is known of its run.
 fn forgotten(error: BoxError) -> ApiError {
-    match error {
-        BoxError::RunNotFound | BoxError::OutputUnknown => ApiError::not_run_again(None),
-        error => error.into(),
+    if matches!(error, BoxError::RunNotFound | BoxError::OutputUnknown) {
+        ApiError::not_run_again(None)
+    } else {
+        error.into()
     }
 }

@@ -37,20 +37,23 @@ pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, Api
     };
     // Who asks before sending has not sent anything yet.
     if all.as_ref().is_err_and(ApiError::is_about_length) && !(too_long && asks_first) {
-        // Whatever comes of it, the refusal is the answer.
-        let _ = timeout(DROP_DEADLINE, drop_rest(&mut body)).await;
+        drop_rest(&mut body).await;
     }
     all
 }
 
-/// Reads and drops what is left of a body, within bounds.
+/// Reads and drops some of what follows of a body that is refused.
 pub(super) async fn drop_rest(body: &mut Body) {
-    let mut dropped = 0;
-    while dropped < DROPPED_MAX
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        dropped += frame.data_ref().map_or(0, Bytes::len);
-    }
+    let dropping = async {
+        let mut dropped = 0;
+        while dropped < DROPPED_MAX
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whatever comes of it, the refusal is the answer.
+    let _ = timeout(DROP_DEADLINE, dropping).await;
 }
 
 async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, ApiError> {

@@ -16,6 +16,7 @@ use crate::store::Store;
 
 mod accept;
 mod account_env;
+mod archives;
 mod auth;
 mod boxes;
 mod code;

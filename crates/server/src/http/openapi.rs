@@ -9,7 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, boxes, code, exec, files, health, labels, logs, output, pause, runs, session, snapshots, ssh, startup, usage,
+    Http, account_env, archives, boxes, code, exec, files, health, labels, logs, output, pause, runs, session, snapshots,
+    ssh, startup, usage,
 };
 
 #[derive(OpenApi)]
@@ -43,6 +44,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(snapshots::delete))
         .routes(routes!(snapshots::restore))
         .routes(routes!(snapshots::fork))
+        .routes(routes!(archives::export))
+        .routes(routes!(archives::import))
         .routes(routes!(pause::pause))
         .routes(routes!(pause::resume))
         .routes(routes!(startup::show, startup::set, startup::remove))

@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 
 use super::Http;
 use super::auth::Caller;
-use super::boxes::{CREATE_WAIT, refuse_what_is_not_there, when_made};
+use super::boxes::{creation_wait, refuse_what_is_not_there, when_made};
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonBody, JsonObject, Path, Query, typed};
-use crate::boxes::Restore;
+use crate::boxes::{Life, Restore};
 use crate::store::Which;
 
 /// How long the answer waits for a snapshot to be ready; then it says `creating`, and clients ask again.
@@ -38,15 +38,21 @@ pub(super) async fn create(
     Path(id): Path<String>,
     Json(request): Json<CreateSnapshot>,
 ) -> Result<axum::Json<SnapshotData>, ApiError> {
-    let name = request.name.filter(|name| !name.is_empty());
+    let name = checked_name(request.name)?;
+    let kept = http.boxes.find(&account, &id)?;
+    Ok(axum::Json(http.boxes.snapshot(&kept, name, SNAPSHOT_WAIT).await?))
+}
+
+/// Checks what a snapshot is to be called; an empty name stands for none.
+pub(super) fn checked_name(name: Option<String>) -> Result<Option<String>, ApiError> {
+    let name = name.filter(|name| !name.is_empty());
     if let Some(name) = &name
         && (name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control))
     {
         let text = format!("name must have at most {NAME_CHARS_MAX} characters and no control characters");
         return Err(ApiError::bad_request(text));
     }
-    let kept = http.boxes.find(&account, &id)?;
-    Ok(axum::Json(http.boxes.snapshot(&kept, name, SNAPSHOT_WAIT).await?))
+    Ok(name)
 }
 
 /// Lists the snapshots of a box, the newest first
@@ -123,7 +129,8 @@ pub(super) async fn delete_several(
 /// Makes a box from a snapshot
 ///
 /// Its disk starts as a copy of the snapshot's. Runtime, size and variables are those of the box that was saved; a size that is given
-/// counts instead, and variables that are given are added and win. Answers as the creation of a box does.
+/// counts instead, and variables that are given are added and win. Whether it is kept alive or ephemeral, and its init command, are
+/// as asked for here, and never the source's. Answers as the creation of a box does.
 #[utoipa::path(post, path = "/v2/box/from-snapshot", tag = "snapshots", request_body = RestoreBox,
     responses((status = 200, body = BoxData), Refusals))]
 pub(super) async fn restore(
@@ -137,8 +144,9 @@ pub(super) async fn restore(
         Some(_) => return Err(ApiError::bad_request("field 'snapshot_id': expected a string")),
     };
     let asked = asked(fields)?;
+    let wait = creation_wait(&asked.life);
     let kept = http.boxes.restore(&account, &snapshot, asked).await?;
-    when_made(&http, &account, kept, CREATE_WAIT).await
+    when_made(&http, &account, kept, wait).await
 }
 
 /// Makes a box that starts as a copy of another
@@ -154,9 +162,10 @@ pub(super) async fn fork(
     JsonObject(fields): JsonObject,
 ) -> Result<axum::Json<BoxData>, ApiError> {
     let asked = asked(fields)?;
+    let wait = creation_wait(&asked.life);
     let kept = http.boxes.find(&account, &id)?;
     let forked = http.boxes.fork(&kept, asked).await?;
-    when_made(&http, &account, forked, CREATE_WAIT).await
+    when_made(&http, &account, forked, wait).await
 }
 
 fn asked(fields: Map<String, Value>) -> Result<Restore, ApiError> {
@@ -167,5 +176,11 @@ fn asked(fields: Map<String, Value>) -> Result<Restore, ApiError> {
         labels: request.labels.unwrap_or_default(),
         size: request.size,
         env: request.env_vars.unwrap_or_default(),
+        life: Life::check(
+            request.keep_alive.unwrap_or(false),
+            request.init_command,
+            request.ephemeral.unwrap_or(false),
+            request.ttl,
+        )?,
     })
 }

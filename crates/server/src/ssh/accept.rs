@@ -80,8 +80,12 @@ impl Door {
         Ok(Self {
             identity: Identity { address: listener.local_addr()?, host_keys },
             listener,
-            settings: Arc::new(settings(keys)),
-            throttle: Arc::new(Throttle::new(limits.ssh_failures_per_minute, limits.ssh_account_failures_per_minute)),
+            settings: Arc::new(settings(keys, config.ssh_post_quantum_only, limits.ssh_rekey_bytes)),
+            throttle: Arc::new(Throttle::new(
+                limits.ssh_failures_per_minute,
+                limits.ssh_account_failures_per_minute,
+                limits.ssh_idlers_per_minute,
+            )),
             places: Places::new(limits, Arc::clone(&metrics)),
             boxes,
             store,

@@ -87,6 +87,8 @@ pub(super) struct Auth {
     address: IpAddr,
     source: Source,
     questions: u32,
+    /// Whether one was let in.
+    arrived: bool,
     /// The box whose id was named with a key that we do not know, while nothing else has been said of this connection.
     unheard: Option<(BoxId, AccountId)>,
 }
@@ -96,7 +98,7 @@ impl Auth {
     pub(super) fn new(shared: Arc<Shared>, store: Store, throttle: Arc<Throttle>, peer: SocketAddr) -> Self {
         let address = peer.ip().to_canonical();
         let source = Source::of(address);
-        Self { shared, store, throttle, address, source, questions: 0, unheard: None }
+        Self { shared, store, throttle, address, source, questions: 0, arrived: false, unheard: None }
     }
 
     /// Whether one more question may be asked.
@@ -213,6 +215,7 @@ impl Auth {
         let (address, now) = (self.address, Instant::now());
         match checked {
             Ok(login) => {
+                self.arrived = true;
                 let id = login.kept.id();
                 self.throttle.succeeded(self.source, login.kept.account(), now);
                 self.shared.metrics.ssh_logins.get_or_create(&metrics::Login { method: login.method }).inc();
@@ -261,9 +264,13 @@ impl Auth {
     }
 }
 
-/// A client that only has keys that we do not know leaves without having tried one: its failure is told at the end.
+/// A client that only has keys that we do not know leaves without having tried one: its failure is told at the end. And whoever has not
+/// logged in has cost us a connection for nothing.
 impl Drop for Auth {
     fn drop(&mut self) {
+        if !self.arrived {
+            self.throttle.idled(self.source, Instant::now());
+        }
         if let Some((id, account)) = self.unheard.take() {
             let reason = Refused::Unknown.word();
             self.shared.metrics.ssh_login_failures.get_or_create(&metrics::Reason { reason }).inc();

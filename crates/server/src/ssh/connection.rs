@@ -318,12 +318,12 @@ async fn watch_box(common: Arc<Common>) {
     let text = match common.kept.lease().await {
         Err(error) => error.to_string(),
         Ok(lease) => {
-            let phase = tokio::select! {
+            let (phase, halt) = tokio::select! {
                 biased;
-                () = lease.over().cancelled() => common.kept.phase(),
-                phase = common.kept.unready() => phase,
+                () = lease.over().cancelled() => (common.kept.phase(), None),
+                unready = common.kept.unready() => unready,
             };
-            common.kept.farewell(phase)
+            common.kept.farewell(phase, halt)
         }
     };
     let text: Arc<str> = text.into();

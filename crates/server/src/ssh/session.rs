@@ -11,6 +11,7 @@ use boxyard_proto::wire::{FailedKind, PtySize, Scope};
 use russh::server::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Common, Slot};
@@ -25,6 +26,8 @@ use crate::boxes::{Program, Session, SessionError, SessionOrder};
 const SIGNALS: usize = 16;
 /// Exit status of a program that could not be started, as `ssh` itself has it for what goes wrong beside the program.
 const NOT_STARTED: u32 = 255;
+/// How long the news may take that a box has ended, or has been paused or has died, behind the end of what ran in it.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// Serves a session channel to its end.
 pub(super) async fn serve(common: Arc<Common>, channel: Channel<Msg>, asked: oneshot::Receiver<Order>, _slot: Slot) {
@@ -115,8 +118,10 @@ async fn work(common: &Arc<Common>, asked: oneshot::Receiver<Order>, input: &Inp
     };
     let ended = match ended {
         // The news of the box's own end may be slower than the end.
-        Ended::Lost(_) if common.kept.phase().is_gone() => Ended::Refused(common.over().await.to_string(), NOT_STARTED),
-        Ended::Lost(text) => Ended::Refused(text, NOT_STARTED),
+        Ended::Lost(text) => match timeout(NEWS, common.over()).await {
+            Ok(farewell) => Ended::Refused(farewell.to_string(), NOT_STARTED),
+            Err(_) => Ended::Refused(text, NOT_STARTED),
+        },
         Ended::Exit(_) | Ended::Refused(..) | Ended::Unreadable => ended,
     };
     out.finish(ended, terminal).await;

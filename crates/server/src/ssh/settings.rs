@@ -1,10 +1,11 @@
 //! How `russh` is to speak: what the door offers, and its bounds.
 //!
 //! The algorithms are those that OpenSSH itself prefers today, and nothing older. All that `ssh-audit` 3.3 warns of is that X25519 alone
-//! does not withstand quantum computers; without it clients before OpenSSH 9.9 could not come in. Terrapin (CVE-2023-48795) is
-//! countered by strict key exchange.
+//! does not withstand quantum computers; without it clients before OpenSSH 9.9 could not come in, so that is for the operator to decide.
+//! Terrapin (CVE-2023-48795) is countered by strict key exchange.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey};
@@ -38,9 +39,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// Such questions without an answer before it is taken to be gone.
 const KEEPALIVES: usize = 3;
 
-/// Bytes under one key, each way: RFC 4253, section 9.
-const REKEY_BYTES: usize = 1 << 30;
-/// How long a key is used, likewise.
+/// Bytes under one key, each way. No more than RFC 4253, section 9, recommends, and not so few that connections do little else.
+const REKEY_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
+/// How long a key is used: the same section.
 const REKEY_AFTER: Duration = Duration::from_secs(3600);
 
 const KEX: &[kex::Name] = &[
@@ -51,6 +52,10 @@ const KEX: &[kex::Name] = &[
     kex::EXTENSION_SUPPORT_AS_SERVER,
     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
 ];
+
+/// The same without what a quantum computer could undo later.
+const KEX_POST_QUANTUM: &[kex::Name] =
+    &[kex::MLKEM768X25519_SHA256, kex::EXTENSION_SUPPORT_AS_SERVER, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER];
 
 /// Host keys are offered of these where there are any; and these signatures by users' keys are told to clients as acceptable.
 const KEYS: &[Algorithm] = &[
@@ -82,8 +87,10 @@ pub(super) fn methods() -> MethodSet {
     MethodSet::from(&[MethodKind::PublicKey, MethodKind::Password][..])
 }
 
-/// The settings of all connections.
-pub(super) fn settings(keys: Vec<PrivateKey>) -> Config {
+/// The settings of all connections, which prove themselves with `keys`. `rekey_bytes` are brought into [`REKEY_BYTES`].
+pub(super) fn settings(keys: Vec<PrivateKey>, post_quantum_only: bool, rekey_bytes: u64) -> Config {
+    let rekey_bytes = rekey_bytes.clamp(*REKEY_BYTES.start(), *REKEY_BYTES.end());
+    let rekey_bytes = usize::try_from(rekey_bytes).unwrap_or(usize::MAX);
     Config {
         server_id: SshId::Standard(Cow::Borrowed(SERVER_ID)),
         methods: methods(),
@@ -92,13 +99,13 @@ pub(super) fn settings(keys: Vec<PrivateKey>) -> Config {
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys,
         certificates: Vec::new(),
-        limits: Limits::new(REKEY_BYTES, REKEY_BYTES, REKEY_AFTER),
+        limits: Limits::new(rekey_bytes, rekey_bytes, REKEY_AFTER),
         window_size: WINDOW,
         maximum_packet_size: PACKET,
         channel_buffer_size: CHANNEL_MESSAGES,
         event_buffer_size: EVENTS,
         preferred: Preferred {
-            kex: Cow::Borrowed(KEX),
+            kex: Cow::Borrowed(if post_quantum_only { KEX_POST_QUANTUM } else { KEX }),
             key: Cow::Borrowed(KEYS),
             host_key_certificates: Cow::Borrowed(&[]),
             cipher: Cow::Borrowed(CIPHERS),

@@ -19,6 +19,9 @@ use crate::metrics::{Direction, Metrics};
 
 /// Bytes that are read at once when `russh` asks for less: it asks for each packet's head and body apart.
 const BUFFER: usize = 128 * 1024;
+/// Bytes that a client may send until it has logged in. Sixty keys of 8192 bits, each offered and one signed with, are less; what this
+/// bounds is how often whoever has no key at all can have us exchange keys.
+const BEFORE_LOGIN: usize = 128 * 1024;
 /// A read that gave less than this gave little (see [`Pace`]).
 const LITTLE: usize = 1024;
 /// How long a client may take to close its side after we have closed ours.
@@ -57,6 +60,9 @@ pub(super) struct Stream {
     cut_writes: Pin<Box<WaitForCancellationFutureOwned>>,
     received: Counter,
     sent: Counter,
+    /// Bytes that may still come before `arrived`.
+    before_login: usize,
+    arrived: CancellationToken,
     pace: Pace,
     /// The pause that the pace demands.
     pause: Option<Pin<Box<Sleep>>>,
@@ -70,14 +76,22 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Reads and writes `socket` until `cut` is cancelled.
-    pub(super) fn new(socket: Arc<TcpStream>, cut: &CancellationToken, pace: Pace, metrics: &Metrics) -> Self {
+    /// Reads and writes `socket` until `cut` is cancelled; and reads only so much before `arrived` is.
+    pub(super) fn new(
+        socket: Arc<TcpStream>,
+        cut: &CancellationToken,
+        arrived: &CancellationToken,
+        pace: Pace,
+        metrics: &Metrics,
+    ) -> Self {
         Self {
             socket,
             cut_reads: Box::pin(cut.clone().cancelled_owned()),
             cut_writes: Box::pin(cut.clone().cancelled_owned()),
             received: metrics.ssh_bytes.get_or_create_owned(&Direction::RECEIVED),
             sent: metrics.ssh_bytes.get_or_create_owned(&Direction::SENT),
+            before_login: BEFORE_LOGIN,
+            arrived: arrived.clone(),
             pace,
             pause: None,
             linger: None,
@@ -109,6 +123,10 @@ impl Stream {
             (self.start, self.end) = (0, length);
         }
         self.received.inc_by(length as u64);
+        self.before_login = self.before_login.saturating_sub(length);
+        if self.before_login == 0 && !self.arrived.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         if length < LITTLE {
             self.pause = self.pace.pause().map(|pause| Box::pin(sleep(pause)));
         }
@@ -185,6 +203,7 @@ mod tests {
         ours: Stream,
         client: TcpStream,
         cut: CancellationToken,
+        arrived: CancellationToken,
         pace: Pace,
         metrics: Metrics,
         _folder: TempDir,
@@ -197,9 +216,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
         let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
         let (socket, _) = listener.accept().await.expect("accept");
-        let (cut, pace) = (CancellationToken::new(), Pace::new());
-        let ours = Stream::new(Arc::new(socket), &cut, pace.clone(), &metrics);
-        Pair { ours, client, cut, pace, metrics, _folder: folder }
+        let (cut, arrived, pace) = (CancellationToken::new(), CancellationToken::new(), Pace::new());
+        let ours = Stream::new(Arc::new(socket), &cut, &arrived, pace.clone(), &metrics);
+        Pair { ours, client, cut, arrived, pace, metrics, _folder: folder }
     }
 
     fn pattern(length: usize) -> Vec<u8> {
@@ -208,7 +227,8 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_come_through_whole_however_they_are_asked_for() {
-        let Pair { ours, mut client, metrics, .. } = pair().await;
+        let Pair { ours, mut client, arrived, metrics, .. } = pair().await;
+        arrived.cancel();
         let sent = pattern(300_000);
         let expected = sent.clone();
         let (mut reader, mut writer) = tokio::io::split(ours);
@@ -234,6 +254,19 @@ mod tests {
         assert!(writing.await.expect("no panic") == pattern(100_000));
         assert_eq!(metrics.ssh_bytes.get_or_create(&Direction::RECEIVED).get(), 300_000);
         assert_eq!(metrics.ssh_bytes.get_or_create(&Direction::SENT).get(), 100_000);
+    }
+
+    #[tokio::test]
+    async fn who_has_not_logged_in_may_send_so_much_and_no_more() {
+        let Pair { mut ours, mut client, .. } = pair().await;
+        let sending = tokio::spawn(async move { client.write_all(&pattern(BEFORE_LOGIN)).await });
+        let mut got = Vec::new();
+        let refused = ours.read_to_end(&mut got).await.expect_err("an error");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionAborted);
+        assert!(got.len() < BEFORE_LOGIN);
+        drop(ours);
+        // The client may notice.
+        let _ = sending.await.expect("no panic");
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! How many failed logins are too many: per source address, and per account.
+//! How many failed logins are too many: per source address, and per account. And how many connections of an address may end without one:
+//! each costs a key exchange.
 //!
 //! Secrets are 256 random bits, so nobody guesses one; this keeps the noise of those who try away from the store and from the logs.
 //! Everything here is counting: the clock comes in as an argument, and the maps are bounded.
@@ -31,6 +32,7 @@ const ENTRIES_MAX: usize = 16_384;
 pub(super) struct Throttle {
     per_address: u32,
     per_account: u32,
+    idlers: u32,
     counts: Mutex<Counts>,
 }
 
@@ -54,7 +56,10 @@ struct Minute {
 
 #[derive(Debug)]
 struct Address {
+    /// Failures.
     minute: Minute,
+    /// Connections that ended without a login.
+    idlers: Minute,
     last: Instant,
     /// How often it was sent away.
     strikes: u32,
@@ -81,10 +86,33 @@ impl Minute {
     }
 }
 
+impl Address {
+    fn new(now: Instant) -> Self {
+        let minute = Minute::at(now);
+        Self { minute, idlers: minute, last: now, strikes: 0, away_until: None }
+    }
+
+    /// Notes that it has done something that it should not do often.
+    fn seen(&mut self, now: Instant) {
+        if now.duration_since(self.last) >= FORGIVEN_AFTER {
+            self.strikes = 0;
+        }
+        self.last = now;
+    }
+
+    fn send_away(&mut self, now: Instant) {
+        let away = AWAY_FIRST.saturating_mul(1 << self.strikes.min(10)).min(AWAY_MAX);
+        self.strikes = self.strikes.saturating_add(1);
+        self.away_until = Some(now + away);
+        (self.minute, self.idlers) = (Minute::at(now), Minute::at(now));
+    }
+}
+
 impl Throttle {
-    /// Allows so many failures a minute for each address, and for each account.
-    pub(super) fn new(per_address: u32, per_account: u32) -> Self {
-        Self { per_address, per_account, counts: Mutex::default() }
+    /// Allows so many failures a minute for each address, and for each account; and so many connections of an address that end without
+    /// a login.
+    pub(super) fn new(per_address: u32, per_account: u32, idlers: u32) -> Self {
+        Self { per_address, per_account, idlers, counts: Mutex::default() }
     }
 
     /// How much longer an address is sent away, if it is.
@@ -111,23 +139,22 @@ impl Throttle {
     /// Counts a failure, for the account too whose box was named.
     pub(super) fn failed(&self, source: Source, account: Option<&AccountId>, now: Instant) {
         let mut counts = self.counts();
-        make_room(&mut counts.addresses, |address| {
-            address.away_until.map_or(address.last, |until| until.max(address.last))
-        });
-        let fresh = || Address { minute: Minute::at(now), last: now, strikes: 0, away_until: None };
-        let address = counts.addresses.entry(source).or_insert_with(fresh);
-        if now.duration_since(address.last) >= FORGIVEN_AFTER {
-            address.strikes = 0;
-        }
-        address.last = now;
+        let address = counts.address(source, now);
         if address.minute.add(now) >= self.per_address {
-            let away = AWAY_FIRST.saturating_mul(1 << address.strikes.min(10)).min(AWAY_MAX);
-            address.strikes = address.strikes.saturating_add(1);
-            address.away_until = Some(now + away);
-            address.minute = Minute::at(now);
+            address.send_away(now);
         }
         if let Some(account) = account {
             add(&mut counts.accounts, account, now);
+        }
+    }
+
+    /// Counts a connection that has ended without a login.
+    pub(super) fn idled(&self, source: Source, now: Instant) {
+        let mut counts = self.counts();
+        let address = counts.address(source, now);
+        // Those that were open when the address was sent away do not make it worse.
+        if address.away_until.is_none_or(|until| until <= now) && address.idlers.add(now) >= self.idlers {
+            address.send_away(now);
         }
     }
 
@@ -147,6 +174,18 @@ impl Throttle {
     // The maps are whole after every statement.
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    /// What is known of an address, of which there is news.
+    fn address(&mut self, source: Source, now: Instant) -> &mut Address {
+        make_room(&mut self.addresses, |address| {
+            address.away_until.map_or(address.last, |until| until.max(address.last))
+        });
+        let address = self.addresses.entry(source).or_insert_with(|| Address::new(now));
+        address.seen(now);
+        address
     }
 }
 
@@ -192,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_address_is_sent_away_for_ever_longer_and_forgiven_after_a_quiet_hour() {
-        let (throttle, mut now) = (Throttle::new(3, 100), Instant::now());
+        let (throttle, mut now) = (Throttle::new(3, 100, 1000), Instant::now());
         for minutes in [1, 2, 4, 8, 15, 15] {
             for _ in 0..2 {
                 throttle.failed(source(1), None, now);
@@ -215,8 +254,31 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_connects_again_and_again_without_a_login_is_sent_away() {
+        let (throttle, now) = (Throttle::new(100, 100, 5), Instant::now());
+        for second in 0..60 {
+            throttle.idled(source(2), later(now, second * 15));
+        }
+        assert_eq!(throttle.away(source(2), later(now, 885)), None, "four a minute are none too many");
+        for _ in 0..4 {
+            throttle.idled(source(1), now);
+        }
+        assert_eq!(throttle.away(source(1), now), None);
+        // As many again were under way.
+        for _ in 0..6 {
+            throttle.idled(source(1), now);
+        }
+        assert_eq!(throttle.away(source(1), now), Some(MINUTE));
+        assert_eq!(throttle.away(source(2), now), None, "others are not concerned");
+        for _ in 0..5 {
+            throttle.idled(source(1), later(now, 60));
+        }
+        assert_eq!(throttle.away(source(1), later(now, 60)), Some(MINUTE * 2));
+    }
+
+    #[test]
     fn few_failures_a_minute_do_no_harm() {
-        let (throttle, start) = (Throttle::new(3, 100), Instant::now());
+        let (throttle, start) = (Throttle::new(3, 100, 1000), Instant::now());
         for minute in 0..100 {
             for second in [0, 30] {
                 throttle.failed(source(1), None, later(start, minute * 60 + second));
@@ -227,7 +289,7 @@ mod tests {
 
     #[test]
     fn an_account_that_is_tried_from_everywhere_stays_open_to_addresses_it_knows() {
-        let (throttle, now) = (Throttle::new(100, 5), Instant::now());
+        let (throttle, now) = (Throttle::new(100, 5, 1000), Instant::now());
         throttle.succeeded(source(200), &account(1), now);
         for attacker in 0..5 {
             assert!(throttle.may_try(source(attacker), Some(&account(1)), now));
@@ -247,7 +309,7 @@ mod tests {
 
     #[test]
     fn log_lines_are_bounded_a_minute() {
-        let (throttle, now) = (Throttle::new(100, 2), Instant::now());
+        let (throttle, now) = (Throttle::new(100, 2, 1000), Instant::now());
         let said: Vec<_> = (0..4).map(|_| throttle.may_log(&account(1), now)).collect();
         assert_eq!(said, [true, true, false, false]);
         assert!(throttle.may_log(&account(2), now));
@@ -256,7 +318,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_who_is_away_stays_so_while_others_come() {
-        let (throttle, now) = (Throttle::new(1, 1), Instant::now());
+        let (throttle, now) = (Throttle::new(1, 1, 1000), Instant::now());
         let one = |n: u32, at: Instant| {
             let source = Source::of(IpAddr::from(Ipv4Addr::from_bits(0x0100_0000 + n)));
             throttle.failed(source, Some(&AccountId::from_entropy(n.into())), at);

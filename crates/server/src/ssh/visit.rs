@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::auth::Auth;
 use super::handler::Visitor;
-use super::places::Place;
+use super::places::{Full, Place};
 use super::stream::{Pace, Stream};
 use super::throttle::Throttle;
 use super::{Link, Shared};
@@ -77,7 +77,7 @@ impl Visit {
         // Whatever happens here, what the connection has begun ends with it.
         let (_gone, _cut) = (link.gone.clone().drop_guard(), cut.clone().drop_guard());
         let socket = Arc::new(stream);
-        let stream = Stream::new(Arc::clone(&socket), &cut, pace, &shared.metrics);
+        let stream = Stream::new(Arc::clone(&socket), &cut, &arrived, pace, &shared.metrics);
         let auth = Auth::new(Arc::clone(&shared), store, throttle, peer);
         let visitor = Visitor::new(Arc::clone(&shared), auth, link.clone(), Arc::clone(&place), arrived.clone());
 
@@ -85,6 +85,7 @@ impl Visit {
         let begun = tokio::select! {
             begun = run_stream(settings, stream, visitor) => begun,
             () = &mut login_time => return tracing::debug!("no version in time"),
+            () = place.evicted() => return tracing::debug!("no version, and others want the place"),
             () = shared.stop.cancelled() => return,
         };
         let mut session = match begun {
@@ -98,6 +99,20 @@ impl Visit {
             () = &mut login_time => {
                 tracing::debug!("no login in time");
                 return end(session, &link, &cut).await;
+            }
+            () = place.evicted() => {
+                tracing::debug!("no login, and others want the place");
+                let goodbye = async {
+                    let _ = handle
+                        .disconnect(Disconnect::TooManyConnections, Full::LoggingIn.to_string(), String::new())
+                        .await;
+                    (&mut session).await
+                };
+                // It is not told if it is in the middle of a key exchange.
+                return match timeout(GOODBYE, goodbye).await {
+                    Ok(result) => ended(&result),
+                    Err(_) => end(session, &link, &cut).await,
+                };
             }
             () = shared.stop.cancelled() => return end(session, &link, &cut).await,
         }

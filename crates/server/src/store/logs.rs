@@ -1,10 +1,12 @@
 //! Logs of boxes, and the removal of what has grown old.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LIMIT_MAX, LogLevel, LogSource};
 
+use super::log_followers::{LogFollower, NumberedLog};
 use super::outputs::{KeptOutput, kept};
 use super::sql::Sql;
 use super::sqlite::{Db, word};
@@ -24,6 +26,10 @@ const PAGE: Sql = Sql::new(
 const PRUNE_LOGS: Sql = Sql::new(
     "delete from logs where (box_id, at, seq) in
         (select box_id, at, seq from logs where at < $1 order by at limit $2)",
+);
+const NEWEST: Sql = Sql::new(
+    "select seq, at, level, source, message from logs where box_id = $1
+     order by at desc, seq desc limit $2",
 );
 const OLD_RUNS: Sql =
     Sql::new("select id, box_id, output_held from runs where completed_at < $1 order by completed_at limit $2");
@@ -73,15 +79,29 @@ impl Store {
     /// # Errors
     /// The database's failures; a box that does not exist is one.
     pub async fn append_log(&self, box_id: BoxId, entry: LogRow) -> Result<(), StoreError> {
-        let seq = self.next_seq();
-        self.write("adding a log entry", move |db| insert(db, &box_id, &entry, seq)).await
+        let new = self.numbered(entry);
+        let (id, row) = (box_id.clone(), Arc::clone(&new));
+        self.write("adding a log entry", move |db| insert(db, &id, &row)).await?;
+        self.shared.log_followers.tell(&box_id, &new);
+        Ok(())
+    }
+
+    /// An entry, cut and with its number.
+    fn numbered(&self, mut entry: LogRow) -> Arc<NumberedLog> {
+        entry.message.truncate(entry.message.floor_char_boundary(MESSAGE_MAX));
+        Arc::new((self.next_seq(), entry))
     }
 
     /// Adds an entry to a box's log without waiting for anything. When the queue is full the entry is dropped and counted in
     /// [`logs_dropped`](Self::logs_dropped).
     pub fn append_log_queued(&self, box_id: BoxId, entry: LogRow) {
-        let seq = self.next_seq();
-        let queued = self.writer.write_later("adding a log entry", move |db| insert(db, &box_id, &entry, seq));
+        let new = self.numbered(entry);
+        let (id, row, followers) = (box_id.clone(), Arc::clone(&new), Arc::clone(&self.shared.log_followers));
+        let queued = self.writer.write_later(
+            "adding a log entry",
+            move |db| insert(db, &id, &row),
+            move || followers.tell(&box_id, &new),
+        );
         if queued.is_err() {
             self.shared.logs_dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -104,6 +124,28 @@ impl Store {
             })
         })
         .await
+    }
+
+    /// The newest `limit` entries of a box's log with their numbers, never more than 1000; the oldest of them first.
+    ///
+    /// # Errors
+    /// The database's failures.
+    pub async fn newest_logs(&self, box_id: &BoxId, limit: u32) -> Result<Vec<NumberedLog>, StoreError> {
+        let box_id = box_id.clone();
+        self.read("reading the end of a log", move |db| {
+            let mut newest = db.all(NEWEST, (box_id.as_str(), limit.min(LIMIT_MAX)), |row| {
+                let (level, source) = (word(row, 2, level_of)?, word(row, 3, source_of)?);
+                Ok((row.get(0)?, LogRow { at: row.get(1)?, level, source, message: row.get(4)? }))
+            })?;
+            newest.reverse();
+            Ok(newest)
+        })
+        .await
+    }
+
+    /// Hears of the entries of a box's log that are committed from now on.
+    pub fn follow_log(&self, box_id: BoxId) -> LogFollower {
+        self.shared.log_followers.follow(box_id)
     }
 
     /// Removes log entries from before `logs_before`, runs that ended before `runs_before`, claims from before `claims_before` and SSH
@@ -131,9 +173,8 @@ impl Store {
     }
 }
 
-fn insert(db: &Db, box_id: &BoxId, entry: &LogRow, seq: i64) -> Result<(), Failure> {
-    let message = &entry.message[..entry.message.floor_char_boundary(MESSAGE_MAX)];
-    let params = (box_id.as_str(), entry.at, seq, level_text(entry.level), source_text(entry.source), message);
+fn insert(db: &Db, box_id: &BoxId, (seq, entry): &NumberedLog) -> Result<(), Failure> {
+    let params = (box_id.as_str(), entry.at, seq, level_text(entry.level), source_text(entry.source), &entry.message);
     db.execute(INSERT, params)?;
     Ok(())
 }

@@ -19,7 +19,9 @@ mod account_env;
 mod accounts;
 mod boxes;
 mod claims;
+mod flush;
 mod keys;
+mod log_followers;
 mod logs;
 mod outputs;
 mod pruning;
@@ -36,6 +38,7 @@ pub use accounts::Account;
 pub use boxes::{BoxRow, LIST_MAX};
 pub use claims::{Claim, ClaimRow};
 pub use keys::{KeyRow, NewKey};
+pub use log_followers::{LogFollower, NumberedLog};
 pub use logs::{LogRow, MESSAGE_MAX, Pruned};
 pub use outputs::{KeptOutput, OutputRow};
 pub use pruning::PrunedBoxes;
@@ -44,6 +47,8 @@ pub use snapshots::{Inherits, Purpose, SnapshotRow, SnapshotState, Which};
 pub use ssh_keys::SshKeyRow;
 pub use ssh_tokens::{NewSshToken, SshToken, SshTokenRow};
 
+use flush::Flusher;
+use log_followers::LogFollowers;
 use readers::Readers;
 use sqlite::Db;
 use writer::{Failure, Writer};
@@ -61,7 +66,7 @@ pub struct StoreOptions {
 /// When an acknowledged write is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Synchronous {
-    /// From the end of the server, however it ends. A power cut may take the last moments, never more.
+    /// From the end of the server, however it ends. A power cut may take the last second, see [`flush`].
     #[default]
     Normal,
     /// From a power cut too, at the price of one disk flush for each commit.
@@ -80,6 +85,7 @@ struct Shared {
     /// The last number given by [`Store::next_seq`].
     seq: AtomicI64,
     logs_dropped: AtomicU64,
+    log_followers: Arc<LogFollowers>,
 }
 
 impl fmt::Debug for Store {
@@ -98,8 +104,16 @@ impl Store {
         let open = move || {
             let db = Db::open(&path, &options, now_ms())?;
             let readers = (0..READERS).map(|_| Db::open_reader(&path)).collect::<Result<_, _>>()?;
-            let shared = Arc::new(Shared { seq: AtomicI64::new(0), logs_dropped: AtomicU64::new(0) });
-            Ok(Self { writer: Writer::start(db)?, readers: Readers::start(readers)?, shared })
+            let shared = Arc::new(Shared {
+                seq: AtomicI64::new(0),
+                logs_dropped: AtomicU64::new(0),
+                log_followers: Arc::default(),
+            });
+            let flusher = match options.synchronous {
+                Synchronous::Normal => Some(Flusher::start(path)?),
+                Synchronous::Full => None,
+            };
+            Ok(Self { writer: Writer::start(db, flusher)?, readers: Readers::start(readers)?, shared })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| StoreError::broken("opening the database", error))?
     }

@@ -163,6 +163,19 @@ impl Store {
         .await
     }
 
+    /// How many snapshots count for what the account may have.
+    ///
+    /// # Errors
+    /// The database's failures.
+    pub async fn count_snapshots(&self, account: &AccountId) -> Result<u64, StoreError> {
+        let account = account.clone();
+        self.read("counting snapshots", move |db| {
+            let there = db.one(COUNT, (account.as_str(),), |row| row.get::<_, i64>(0))?.unwrap_or_default();
+            Ok(u64::try_from(there).unwrap_or_default())
+        })
+        .await
+    }
+
     /// Notes in one that a snapshot is being saved and that its box is in `phase` because of it.
     ///
     /// # Errors

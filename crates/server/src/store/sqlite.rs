@@ -7,6 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use boxyard_engine::fail;
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Params, Row};
 
@@ -105,6 +106,7 @@ impl Db {
             for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
                 self.connection.execute_batch(migration.sql.text())?;
                 self.execute(INSERT_VERSION, (migration.version, migration.name, now))?;
+                fail::point("store: migrated");
             }
             self.control("commit")?;
             Ok(found)

@@ -7,9 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use boxyard_engine::fail;
 use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::flush::Flusher;
 use super::sqlite::Db;
 use super::{StoreError, begin_thread};
 
@@ -63,11 +65,12 @@ enum Order {
 }
 
 impl Writer {
-    pub(super) fn start(db: Db) -> Result<Self, StoreError> {
+    /// Starts the thread; it tells `flusher` of what it has committed.
+    pub(super) fn start(db: Db, flusher: Option<Flusher>) -> Result<Self, StoreError> {
         let (queue, orders) = mpsc::channel(QUEUE_MAX);
         let (end, ended) = watch::channel(());
         begin_thread("store-write", move || {
-            work_off(&db, orders);
+            work_off(&db, flusher.as_ref(), orders);
             db.checkpoint();
             drop(db);
             drop(end);
@@ -82,7 +85,7 @@ impl Writer {
         F: FnOnce(&Db) -> Result<T, Failure> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let write = Box::new(One { doing, write: Some(write), result: None, answer: Some(answer) });
+        let write = Box::new(One { doing, write: Some(write), result: None, answer: Some(answer), done: None });
         self.queue.send_timeout(Order::Write(write), QUEUE_DEADLINE).await.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => StoreError::Busy,
             SendTimeoutError::Closed(_) => StoreError::Closed,
@@ -90,12 +93,18 @@ impl Writer {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Queues `write` without waiting for anything.
-    pub(super) fn write_later<F>(&self, doing: &'static str, write: F) -> Result<(), StoreError>
+    /// Queues `write` without waiting for anything. `done` is called when it is committed.
+    pub(super) fn write_later<F>(
+        &self,
+        doing: &'static str,
+        write: F,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError>
     where
         F: FnOnce(&Db) -> Result<(), Failure> + Send + 'static,
     {
-        let write = Box::new(One { doing, write: Some(write), result: None, answer: None });
+        let done = Some(Box::new(done) as Box<dyn FnOnce() + Send>);
+        let write = Box::new(One { doing, write: Some(write), result: None, answer: None, done });
         self.queue.try_send(Order::Write(write)).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Busy,
             TrySendError::Closed(_) => StoreError::Closed,
@@ -116,7 +125,7 @@ impl Writer {
     }
 }
 
-fn work_off(db: &Db, mut orders: mpsc::Receiver<Order>) {
+fn work_off(db: &Db, flusher: Option<&Flusher>, mut orders: mpsc::Receiver<Order>) {
     let mut taken = Vec::with_capacity(BATCH_MAX);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while orders.blocking_recv_many(&mut taken, BATCH_MAX) > 0 {
@@ -127,6 +136,9 @@ fn work_off(db: &Db, mut orders: mpsc::Receiver<Order>) {
             }
         }
         commit(db, &mut batch);
+        if let Some(flusher) = flusher {
+            flusher.committed();
+        }
     }
 }
 
@@ -144,7 +156,11 @@ fn commit(db: &Db, batch: &mut Vec<Box<dyn Write>>) {
             }
             db.control("release one")?;
         }
-        db.control("commit")
+        db.control("commit")?;
+        for write in batch.iter() {
+            fail::point(write.doing());
+        }
+        Ok(())
     };
     let outcome = run(batch).map_err(Arc::new);
     if let Err(error) = &outcome {
@@ -159,6 +175,8 @@ fn commit(db: &Db, batch: &mut Vec<Box<dyn Write>>) {
 trait Write: Send {
     /// Does it, and says whether it went well.
     fn run(&mut self, db: &Db) -> bool;
+    /// What it is called.
+    fn doing(&self) -> &'static str;
     /// Tells the asker, given how the commit went.
     fn answer(self: Box<Self>, commit: &Result<(), Arc<rusqlite::Error>>);
 }
@@ -168,6 +186,7 @@ struct One<T, F> {
     write: Option<F>,
     result: Option<Result<T, Failure>>,
     answer: Option<oneshot::Sender<Result<T, StoreError>>>,
+    done: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl<T, F> Write for One<T, F>
@@ -178,6 +197,10 @@ where
     fn run(&mut self, db: &Db) -> bool {
         self.result = self.write.take().map(|write| write(db));
         matches!(self.result, Some(Ok(_)))
+    }
+
+    fn doing(&self) -> &'static str {
+        self.doing
     }
 
     fn answer(self: Box<Self>, commit: &Result<(), Arc<rusqlite::Error>>) {
@@ -191,7 +214,11 @@ where
             // Whoever asked may have left; the write is done all the same.
             (Some(answer), result) => drop(answer.send(result)),
             (None, Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "a queued write failed"),
-            (None, Ok(_)) => {}
+            (None, Ok(_)) => {
+                if let Some(done) = self.done {
+                    done();
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use boxyard_engine::fake::Call;
-use boxyard_engine::{Engine, ErrorKind};
+use boxyard_engine::{DiskRoom, Engine, ErrorKind, ObservedState};
 use boxyard_server::config::Factor;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -130,6 +130,33 @@ async fn a_host_that_is_full_is_not_filled_further() {
 }
 
 #[tokio::test]
+async fn disks_are_given_of_what_the_engine_has_for_them() {
+    let yard = Yard::with(|config| {
+        config.overcommit.disk = Factor::whole(2);
+        config.overcommit.disk_floor = 1_000_000_000;
+    })
+    .await;
+    let client = yard.client();
+    // Two times 5 GB of disk, of which a small box may have all 5.
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
+    let (first, _) = (client.new_box().await, client.new_box().await);
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its disk").await;
+    delete(&client, &first).await;
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 999_999_999 });
+    let text = "short of disk space";
+    let full = async {
+        // Its place comes back when it is removed.
+        while client.post("/v2/box", json!({})).await.text().contains("promised") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, full).await.expect("a place comes back");
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, text).await;
+    yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
+    client.new_box().await;
+}
+
+#[tokio::test]
 async fn boxes_that_are_there_stay_when_a_limit_is_lowered_and_count() {
     let mut yard = for_four().await;
     assert_eq!(creates(&yard.client(), 4).await.0, 4);
@@ -143,11 +170,10 @@ async fn boxes_that_are_there_stay_when_a_limit_is_lowered_and_count() {
         refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
         assert_eq!(client.sh(id, "echo x").await["output"], "x\n");
     }
-    for id in &ids[..2] {
-        delete(&client, id).await;
-    }
+    // They have a quarter each, as they were made; the next ones half.
+    delete(&client, ids[0]).await;
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
-    delete(&client, ids[2]).await;
+    delete(&client, ids[1]).await;
     made_at_last(&client).await;
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
 }
@@ -185,4 +211,51 @@ async fn a_stopped_box_leaves_its_memory_to_others_and_waits_for_it() {
     };
     tokio::time::timeout(PATIENCE, worked).await.expect("it gets its memory back");
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+}
+
+impl Client {
+    async fn freeze(&self, id: &str) {
+        let answer = self.post(&format!("/v2/box/{id}/pause"), json!({})).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_box_that_would_be_refused_for_memory_gets_that_of_the_box_paused_longest() {
+    let yard = for_four().await;
+    let client = yard.client();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(client.new_box().await);
+    }
+    client.freeze(&ids[1]).await;
+    client.freeze(&ids[0]).await;
+    // No box loses its processes for one that does not fit in any case.
+    let large = json!({"size": "large"});
+    client.refused(Method::POST, "/v2/box", large, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+    let state = |n: usize| yard.engine.state(&box_id(&ids[n])).expect("it is there");
+    assert_eq!([state(0), state(1)], [ObservedState::Frozen; 2]);
+
+    client.new_box().await;
+    assert_eq!([state(0), state(1)], [ObservedState::Frozen, ObservedState::Stopped]);
+    // Work in the stopped one needs memory as a new one does.
+    assert_eq!(client.sh(&ids[1], "echo on").await["output"], "on\n");
+    assert_eq!([state(0), state(1)], [ObservedState::Stopped, ObservedState::Running]);
+    for id in &ids[..2] {
+        let log = client.get(&format!("/v2/box/{id}/logs")).await.text();
+        assert!(log.contains("stopped: the host was short of memory"), "{log}");
+    }
+    refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its memory").await;
+}
+
+#[tokio::test]
+async fn many_creates_at_once_take_the_memory_of_as_many_paused_boxes() {
+    let yard = for_four().await;
+    let client = yard.client();
+    for _ in 0..4 {
+        let id = client.new_box().await;
+        client.freeze(&id).await;
+    }
+    let (made, others) = creates(&client, 10).await;
+    assert_eq!((made, others.len()), (4, 6), "{others:?}");
 }

@@ -26,7 +26,7 @@ async fn boxes_are_made_of_checked_parts() {
         (json!({"labels": ["x".repeat(21)]}), "1 to 20 characters"),
         (json!({"labels": "a"}), "field 'labels'"),
         (json!({"labels": [1]}), "field 'labels'"),
-        (json!({"size": "huge"}), "size must be small, medium or large"),
+        (json!({"size": "huge"}), "size must be one of small, medium, large"),
         (json!({"size": 1}), "field 'size'"),
         (json!({"runtime": "cobol"}), "runtime must be one of node, python"),
         (json!({"env_vars": {"PATH": "/x"}}), "PATH cannot be set"),

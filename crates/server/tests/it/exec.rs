@@ -174,8 +174,8 @@ async fn a_box_that_does_not_answer_is_a_failed_call_and_a_failed_run() {
     assert_eq!(client.status(&id).await, "idle", "one failure is not the end of the box");
 
     yard.engine.lose(&box_id(&id));
-    client.refused(Method::POST, &path, body, StatusCode::INTERNAL_SERVER_ERROR, "Failed to execute command").await;
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "error").await;
+    client.refused(Method::POST, &path, body, StatusCode::CONFLICT, "no longer there").await;
 }
 
 #[tokio::test]

@@ -69,3 +69,50 @@ async fn pages_are_cut_by_offset_and_limit() {
         client.refused(Method::GET, &path, json!({}), StatusCode::BAD_REQUEST, "").await;
     }
 }
+
+#[tokio::test]
+async fn a_log_is_followed_as_it_grows_and_ends_with_its_box() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    client.sh(&id, "true").await;
+    let other = client.new_box().await;
+    let path = format!("/v2/box/{id}/logs");
+    let mut response = client.request(Method::GET, &format!("{path}?follow=1&tail=2")).send().await.expect("a head");
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let mut lines: Vec<Value> = Vec::new();
+    let mut rest = Vec::new();
+    let mut next = async |lines: &mut Vec<Value>, count: usize| {
+        while lines.len() < count {
+            rest.extend(response.chunk().await.expect("a chunk")?);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                lines.push(serde_json::from_slice(&line).expect("JSON"));
+            }
+        }
+        Some(())
+    };
+    next(&mut lines, 2).await.expect("what was there");
+    client.sh(&other, "true").await;
+    let run = client.begin(&id, "gate g; exit 3").await;
+    next(&mut lines, 3).await.expect("the run's start");
+    assert!(
+        lines[2]["message"].as_str().is_some_and(|text| text.starts_with(&format!("Run {run} started"))),
+        "{lines:?}"
+    );
+    yard.engine.open("g");
+    next(&mut lines, 4).await.expect("its end");
+    for _ in 0..20 {
+        client.sh(&id, "true").await;
+    }
+    next(&mut lines, 44).await.expect("all of them");
+    let stored = client.get(&format!("{path}?limit=1000")).await.json()["logs"].as_array().expect("entries").clone();
+    assert_eq!(lines, stored[stored.len() - 44..], "the same, in the same order, each once");
+    client.delete(&format!("/v2/box/{id}")).await;
+    while next(&mut lines, usize::MAX).await.is_some() {}
+    for query in ["?follow=1&limit=3", "?follow=1&offset=3", "?tail=3", "?follow=x"] {
+        client
+            .refused(Method::GET, &format!("/v2/box/{other}/logs{query}"), json!({}), StatusCode::BAD_REQUEST, "")
+            .await;
+    }
+}

@@ -33,6 +33,8 @@ async fn figures_are_on_a_listener_of_their_own() {
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
+    let tasks = text.lines().find_map(|line| line.strip_prefix("boxyard_tasks ")).map(str::parse::<u32>);
+    assert!(matches!(tasks, Some(Ok(1..))), "{tasks:?}");
     assert!(!text.contains(&id));
     assert_eq!(client.get("/metrics").await.status, StatusCode::NOT_FOUND, "not among the API");
 }

@@ -7,7 +7,7 @@ use boxyard_proto::{BoxId, RunId};
 use boxyard_server::store::RunRow;
 use boxyard_server::{App, BuildError};
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Yard, box_id, parts};
 
@@ -231,4 +231,23 @@ async fn streams_work_again_after_a_restart() {
     let body = json!({"command": ["printf", "x"]});
     let (_, chunks) = yard.client().stream(&format!("/v2/box/{id}/exec-stream"), body).await;
     assert_eq!(parts(&chunks).output, b"x\n");
+}
+
+#[tokio::test]
+async fn an_init_command_was_never_run_when_the_server_died_between_the_start_and_its_note() {
+    let mut yard = Yard::start().await;
+    let client = yard.client();
+    let made = client.post("/v2/box", json!({"init_command": "echo hello"})).await.json();
+    let id = made["id"].as_str().expect("an id").to_owned();
+    let ran = |times| move |logs: &Value| logs.to_string().matches("init: hello").count() == times;
+    client.until(&format!("/v2/box/{id}/logs"), ran(1)).await;
+    yard.down().await;
+    // The box was stopped, and this is what a server leaves that was killed when it had just been started.
+    let store = yard.store().await;
+    store.set_phase(box_id(&id), "resuming from stopped".into(), None, 1).await.expect("note the phase");
+    store.close().await;
+    yard.up().await;
+    let client = yard.client();
+    client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
+    client.until(&format!("/v2/box/{id}/logs"), ran(2)).await;
 }

@@ -307,8 +307,6 @@ async fn a_save_that_fails_is_told_and_leaves_the_box_as_it_was() {
     client.new_snapshot(&id).await;
 
     yard.engine.lose(&box_id(&id));
-    let answer = client.post(&path, json!({})).await;
-    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer:?}");
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "error").await;
     client.refused(Method::POST, &path, json!({}), StatusCode::CONFLICT, "no longer there").await;
 }
@@ -367,4 +365,56 @@ async fn a_fork_is_a_copy_that_leaves_no_snapshot() {
     client.refused(Method::POST, "/v2/box/src/fork", taken, StatusCode::CONFLICT, "exists already").await;
     yard.until_saved(0).await;
     assert_eq!(client.get("/v2/box").await.json().as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn how_a_box_from_a_snapshot_lives_is_asked_for_and_never_inherited() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let body = json!({"keep_alive": true, "init_command": "echo of the source"});
+    let kept = client.post("/v2/box", body).await.json()["id"].as_str().expect("an id").to_owned();
+    let brief = client.post("/v2/box", json!({"ephemeral": true, "ttl": 1000})).await.json()["id"].clone();
+    let brief = brief.as_str().expect("an id").to_owned();
+    let snapshots = [client.new_snapshot(&kept).await, client.new_snapshot(&brief).await];
+    let init = async |id: &Value| {
+        let path = format!("/v2/box/{}/startup", id.as_str().expect("an id"));
+        client.get(&path).await.json()["init_command"].clone()
+    };
+    for (snapshot, source) in snapshots.iter().zip([&kept, &brief]) {
+        let fork = format!("/v2/box/{source}/fork");
+        for (path, given) in [("/v2/box/from-snapshot", Some(snapshot)), (fork.as_str(), None)] {
+            let make = async |mut body: Value| {
+                if let Some(snapshot) = given {
+                    body["snapshot_id"] = json!(snapshot);
+                }
+                client.post(path, body).await
+            };
+            let plain = make(json!({})).await.json();
+            assert_eq!(
+                (&plain["keep_alive"], plain.get("ephemeral"), plain.get("expires_at")),
+                (&json!(false), None, None)
+            );
+            assert_eq!(init(&plain["id"]).await, "");
+            let alive = make(json!({"keep_alive": true, "init_command": "echo mine", "size": "medium"})).await.json();
+            assert_eq!((&alive["keep_alive"], &alive["size"]), (&json!(true), &json!("medium")));
+            assert_eq!(init(&alive["id"]).await, "echo mine");
+            let ephemeral = make(json!({"ephemeral": true, "ttl": 60, "name": "brief"})).await.json();
+            assert_eq!((&ephemeral["ephemeral"], &ephemeral["name"]), (&json!(true), &json!("brief")));
+            assert!(ephemeral["expires_at"].as_i64().is_some_and(|at| at > 1_700_000_000), "{ephemeral}");
+            client.delete("/v2/box/brief").await;
+            let whole = make(json!({"ephemeral": true})).await.json();
+            let span = |data: &Value| data["expires_at"].as_i64().zip(data["created_at"].as_i64());
+            assert!(span(&whole).is_some_and(|(end, begin)| (259_199..=259_201).contains(&(end - begin))), "{whole}");
+            for (wrong, told) in [
+                (json!({"ephemeral": true, "keep_alive": true}), "either ephemeral or keep_alive"),
+                (json!({"ttl": 60}), "ttl is for ephemeral boxes"),
+                (json!({"ephemeral": true, "ttl": 259_201}), "ttl must be 1 to 259200"),
+                (json!({"keep_alive": "yes"}), "field 'keep_alive'"),
+            ] {
+                let refused = make(wrong).await;
+                assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+                assert!(refused.text().contains(told), "{refused:?}");
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ async fn a_box_comes_back_as_it_was_stored() {
     let row = BoxRow {
         name: Some("my-worker".into()),
         labels: vec!["z".into(), "a:b".into(), "m".into()],
-        size: Size::Large,
+        size: Size::LARGE,
         error: Some("no room".into()),
         keep_alive: true,
         init_command: "npm start".into(),

@@ -58,7 +58,7 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         account: account.clone(),
         name: None,
         labels: Vec::new(),
-        size: Size::Small,
+        size: Size::SMALL,
         runtime: "node".into(),
         env: BTreeMap::from([("TOKEN".into(), "s3cret".into())]),
         engine: "local".into(),

@@ -18,7 +18,7 @@ fn snapshot(account: &AccountId, box_id: &BoxId, number: u8) -> SnapshotRow {
         size_bytes: 0,
         inherits: Inherits {
             runtime: "python".into(),
-            size: Size::Large,
+            size: Size::LARGE,
             env: BTreeMap::from([("TOKEN".into(), "s3cret".into())]),
         },
         created_at: i64::from(number),

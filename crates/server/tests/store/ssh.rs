@@ -166,7 +166,7 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
     .expect("what an old server has left");
     drop(old);
 
-    for _ in 0..2 {
+    for round in 0..2 {
         let store = Store::open(&path, StoreOptions::default()).await.expect("open it with this version");
         let found = store.find_box(&acc, "mine").await.expect("find").expect("the box is there");
         assert_eq!((found.id.clone(), found.total_cpu_ns), (id.clone(), 5));
@@ -176,7 +176,7 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         let row = key(&acc, 1);
         assert_eq!(store.insert_ssh_key(row.clone(), 100).await.expect("the new table is there"), row);
         assert_eq!(store.accounts_of_ssh_key(row.key).await.expect("look up"), std::slice::from_ref(&acc));
-        store.insert_ssh_token(token(&acc, &id, rand::random()), 100).await.expect("and the other");
+        store.insert_ssh_token(token(&acc, &id, round), 100).await.expect("and the other");
         store.close().await;
     }
     let upgraded = Connection::open(&path).expect("look into it");
@@ -187,7 +187,13 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         .and_then(Iterator::collect)
         .expect("versions");
     let later = |version, name: &str| (version, name.to_owned(), true);
-    let expected =
-        [(1, "start".into(), false), later(2, "ssh"), later(3, "snapshots"), later(4, "account"), later(5, "life")];
+    let expected = [
+        (1, "start".into(), false),
+        later(2, "ssh"),
+        later(3, "snapshots"),
+        later(4, "account"),
+        later(5, "life"),
+        later(6, "spool"),
+    ];
     assert_eq!(versions, expected);
 }

@@ -20,17 +20,29 @@ const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 /// Bytes that an image's layers may still unpack to. Shared by all that are unpacked at the same time.
 #[derive(Debug, Clone)]
-pub(super) struct Allowance(Arc<AtomicU64>);
+pub(crate) struct Allowance {
+    left: Arc<AtomicU64>,
+    /// Whether there is no room on the disk for more; else nobody may have more.
+    of_room: bool,
+}
 
 impl Allowance {
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(bytes)))
+        Self::within(bytes, u64::MAX)
+    }
+
+    /// As many as are allowed, or for as many as there is room.
+    pub fn within(allowed: u64, room: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(allowed.min(room))), of_room: room < allowed }
     }
 
     /// Takes `bytes` off.
     pub fn take(&self, bytes: u64) -> io::Result<()> {
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        taken.map(|_| ()).map_err(|_| io::Error::other("the image unpacks to more than is allowed"))
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        taken.map(drop).map_err(|_| match self.of_room {
+            true => io::Error::new(io::ErrorKind::StorageFull, "this host is short of disk space now"),
+            false => io::Error::new(io::ErrorKind::InvalidData, "the image unpacks to more than is allowed"),
+        })
     }
 }
 

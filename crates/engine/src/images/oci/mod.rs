@@ -12,12 +12,19 @@ mod client;
 mod credentials;
 mod decompress;
 mod download;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod exercise;
+pub(crate) mod layout;
 mod limits;
 mod manifest;
+mod pack;
+pub(crate) mod packing;
 mod pax;
 pub(super) mod pin;
 pub(super) mod reference;
+mod scan;
 mod sparse;
+pub(crate) mod spool;
 mod tar;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -25,6 +32,7 @@ pub(crate) mod testing;
 mod tests;
 mod tree;
 mod unpack;
+mod write;
 
 use std::fs::{self, File};
 use std::io;
@@ -35,14 +43,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use self::client::OciConfig;
 use self::client::{PullError, Repository};
-use self::decompress::Allowance;
+pub(crate) use self::decompress::Allowance;
+use self::decompress::Unpacked;
 pub(super) use self::download::Blob;
 pub use self::limits::OciLimits;
 use self::manifest::{Answer, ImageConfig};
 use self::pin::{Pin, PinnedLayer};
 use self::reference::{Digest, Reference};
+use self::spool::Slice;
 pub(super) use self::tree::is_opaque;
-use self::unpack::Terms;
+use self::unpack::{Rules, Terms};
 use crate::EngineError;
 
 /// Blobs that are downloaded at once.
@@ -132,10 +142,39 @@ impl Unpacker {
     /// Unpacks the archive at `blob` into the empty folder `into`.
     pub fn run(&self, blob: &Path, into: &Path, diff_id: &Digest) -> io::Result<()> {
         let root = OwnedFd::from(File::open(into)?);
-        let terms = Terms { allowance: self.allowance.clone(), entries: self.entries, stop: &self.stop };
+        let terms =
+            Terms { allowance: self.allowance.clone(), entries: self.entries, rules: Rules::Image, stop: &self.stop };
         let stats = unpack::unpack(File::open(blob)?, root, diff_id, &terms)?;
         tracing::debug!(%diff_id, entries = stats.entries, skipped = stats.skipped, "layer unpacked");
         Ok(())
+    }
+}
+
+/// Bounds on unpacking the layers of an archive, and how to end it early.
+#[derive(Debug, Clone)]
+pub(crate) struct Unpacking {
+    pub allowance: Allowance,
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Unpacking {
+    /// Unpacks a layer of an archive of a snapshot into the empty folder `into`, with all that a box can have made. Blocks.
+    ///
+    /// # Errors
+    /// It is not what `diff_id` says, or not to be unpacked; or what the kernel says.
+    pub fn run(&self, blob: Slice, into: &Path, diff_id: &Digest) -> io::Result<()> {
+        let root = OwnedFd::from(File::open(into)?);
+        let (allowance, rules) = (self.allowance.clone(), Rules::Snapshot);
+        let terms = Terms { allowance, entries: packing::ENTRIES_MAX, rules, stop: &self.stop };
+        unpack::unpack(blob, root, diff_id, &terms).map(drop)
+    }
+
+    /// Checks that a layer is what `diff_id` says. Blocks.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check(&self, blob: Slice, diff_id: &Digest) -> io::Result<()> {
+        unpack::check(&Unpacked::new(blob, self.allowance.clone())?.finish()?, diff_id)
     }
 }
 

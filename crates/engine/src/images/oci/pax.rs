@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+
 use super::sparse::{self, Piece};
 
 /// Extended attributes of one entry at most, and bytes of one value (the kernel's `XATTR_SIZE_MAX`).
-const ATTRIBUTES_MAX: usize = 64;
+pub(super) const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_MAX: usize = 64 * 1024;
 
 /// What extended headers say of an entry.
@@ -88,18 +91,45 @@ impl Pax {
             }
             _ => {
                 if let Some(attribute) = key.strip_prefix(b"SCHILY.xattr.") {
-                    if value.len() > ATTRIBUTE_MAX {
-                        return Err("an extended attribute that is longer than attributes can be".into());
-                    }
-                    self.attributes.insert(attribute.to_vec(), value.to_vec());
-                    if self.attributes.len() > ATTRIBUTES_MAX {
-                        return Err(format!("more than {ATTRIBUTES_MAX} extended attributes of one file"));
+                    self.attribute(attribute.to_vec(), value.to_vec())?;
+                } else if let Some(encoded) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+                    // How libarchive stores what would break a record; what it says twice, it says the same.
+                    let padded = value.strip_suffix(b"==").or_else(|| value.strip_suffix(b"=")).unwrap_or(value);
+                    if let (Some(name), Ok(value)) = (percent_decoded(encoded), BASE64_STANDARD_NO_PAD.decode(padded)) {
+                        self.attribute(name, value)?;
                     }
                 }
             }
         }
         Ok(())
     }
+
+    fn attribute(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), String> {
+        if value.len() > ATTRIBUTE_MAX {
+            return Err("an extended attribute that is longer than attributes can be".into());
+        }
+        self.attributes.insert(name, value);
+        if self.attributes.len() > ATTRIBUTES_MAX {
+            return Err(format!("more than {ATTRIBUTES_MAX} extended attributes of one file"));
+        }
+        Ok(())
+    }
+}
+
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let digits = str::from_utf8(after.get(..2)?).ok()?;
+            out.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            out.push(*first);
+            rest = after;
+        }
+    }
+    Some(out)
 }
 
 #[derive(Default)]

@@ -95,16 +95,17 @@ impl Reference {
             Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
             _ => (DOCKER_HUB, name.to_owned()),
         };
-        let registry = match registry {
-            "index.docker.io" | DOCKER_HUB_API => DOCKER_HUB,
-            other => other,
+        // Hosts are the same in whatever case, so before anything is compared.
+        let registry = match registry.to_ascii_lowercase().as_str() {
+            "index.docker.io" | DOCKER_HUB_API => DOCKER_HUB.to_owned(),
+            other => other.to_owned(),
         };
         let repository = if registry == DOCKER_HUB && !repository.contains('/') {
             format!("library/{repository}")
         } else {
             repository
         };
-        if !is_host(registry) {
+        if !is_host(&registry) {
             return Err(wrong("does not name a registry: HOST or HOST:PORT is what stands before the first slash"));
         }
         if repository.len() > REPOSITORY_MAX || !repository.split('/').all(is_component) {
@@ -120,7 +121,7 @@ impl Reference {
             (None, Some(_)) => None,
             (None, None) => Some("latest".to_owned()),
         };
-        Ok(Self { registry: registry.to_ascii_lowercase(), repository, tag, digest })
+        Ok(Self { registry, repository, tag, digest })
     }
 
     /// The host that serves the registry's API.
@@ -207,6 +208,9 @@ mod tests {
             ("team/tool", "docker.io/team/tool:latest"),
             ("docker.io/library/alpine:3.22", "docker.io/library/alpine:3.22"),
             ("index.docker.io/alpine", "docker.io/library/alpine:latest"),
+            // Found by a fuzzer: this was another image of the same registry.
+            ("doCker.io/alpine", "docker.io/library/alpine:latest"),
+            ("Index.Docker.io/alpine", "docker.io/library/alpine:latest"),
             ("localhost/a", "localhost/a:latest"),
             ("127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b:c"),
             ("[::1]:5000/a", "[::1]:5000/a:latest"),

@@ -6,7 +6,7 @@ use super::pax::decimal;
 use super::tar::{BLOCK, number};
 
 /// Pieces of one file at most.
-const PIECES_MAX: usize = 65_536;
+pub(super) const PIECES_MAX: usize = 65_536;
 
 /// Bytes of a file that are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

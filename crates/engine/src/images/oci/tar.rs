@@ -14,7 +14,7 @@ pub(super) const BLOCK: usize = 512;
 pub(super) const PATH_MAX: usize = 4096;
 
 /// Bytes of one extended header at most.
-const EXTENDED_MAX: u64 = 1024 * 1024;
+pub(super) const EXTENDED_MAX: u64 = 1024 * 1024;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -229,6 +229,23 @@ async fn what_is_not_what_its_digest_says_is_refused() {
 }
 
 #[tokio::test]
+async fn an_image_that_is_larger_than_it_may_be_is_refused_and_leaves_nothing() {
+    let mut place = Place::new().await;
+    // Little to download, much to unpack.
+    place.registry.image("1", &[(tar(&[("zeros", &"0".repeat(1 << 20))]), Packed::Gzip)], &[]);
+    let generous = place.config.limits;
+    place.config.limits = OciLimits { compressed_bytes: 100, ..generous };
+    assert!(place.refusal("1").await.contains("its layers have more than 100 bytes"));
+    assert_eq!(place.registry.blob_requests(), 0, "its manifest says enough");
+    place.config.limits = OciLimits { unpacked_bytes: 1 << 19, ..generous };
+    let why = place.refusal("1").await;
+    assert!(why.contains("more than"), "{why}");
+    assert_eq!(place.count("layers"), 0);
+    place.config.limits = generous;
+    assert!(place.add(&place.open(), "mine", "team/tool:1").await.unwrap());
+}
+
+#[tokio::test]
 async fn private_registries_open_with_the_hosts_logins_only() {
     use ::base64::Engine as _;
     let place = Place::new().await;

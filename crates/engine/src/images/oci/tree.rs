@@ -15,12 +15,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::tar::PATH_MAX;
+use super::unpack::WHITEOUT;
 
 /// How overlay marks a folder that hides the one below it, with the option `userxattr` (the kernel's `filesystems/overlayfs`).
 const OPAQUE: &str = "user.overlay.opaque";
 
 /// Folders within folders at most.
-const DEPTH_MAX: usize = 256;
+pub(super) const DEPTH_MAX: usize = 256;
 const NAME_MAX: usize = 255;
 
 /// Owner, mode and so on of something in the tree.
@@ -50,7 +51,12 @@ impl Path {
             match part {
                 b"" | b"." => {}
                 b".." => return Err(refused(path, "leads out of its folder")),
-                part if part.len() > NAME_MAX => return Err(refused(path, "has a name that is too long")),
+                // What marks a deleted file has its name and a little more.
+                part if part.len() > NAME_MAX
+                    && !(part.starts_with(WHITEOUT) && part.len() <= NAME_MAX + WHITEOUT.len()) =>
+                {
+                    return Err(refused(path, "has a name that is too long"));
+                }
                 part => parts.push(CString::new(part).map_err(|_| refused(path, "has a NUL"))?),
             }
         }
@@ -198,6 +204,11 @@ impl Tree {
         dress_open(&made, dress, path)
     }
 
+    /// Dresses the tree's own root, but for its time.
+    pub fn dress_root(&self, dress: &Dress) -> io::Result<()> {
+        dress_open(&self.root, dress, &Path(Vec::new()))
+    }
+
     /// Makes an empty file, which is dressed once it is written.
     pub fn make_file(&mut self, path: &Path) -> io::Result<OwnedFd> {
         let name = self.free(path)?;
@@ -298,6 +309,7 @@ pub(super) fn dress_open(file: &OwnedFd, dress: &Dress, path: &Path) -> io::Resu
         match fsetxattr(file, name.as_str(), value, XattrFlags::empty()) {
             // Not all file systems have them, and programs cannot count on theirs.
             Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) if name.starts_with("user.") => {}
+            Err(Errno::OPNOTSUPP) if name.starts_with("system.") => {}
             set => set.map_err(about)?,
         }
     }

@@ -16,14 +16,22 @@ use super::tar::{Archive, Entry, Kind};
 use super::tree::{Dress, Path, Tree, dress_open, refused};
 
 /// Ids in a box: see `UIDS_PER_BOX`.
-const ID_MAX: u64 = 65_535;
+pub(super) const ID_MAX: u32 = 65_535;
 
 /// Before a name: this is gone (OCI image layer specification, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// Everything in this folder is gone.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What the union file system that whiteouts come from keeps for itself.
 const AUFS: &[u8] = b".wh..wh.";
+
+/// What a program may do beyond its user.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+/// Access control lists.
+pub(super) const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+/// Overlay's own attributes, and those of an overlay in the box, as the one that shows the box its files keeps them (Linux 6.7).
+pub(super) const OVERLAY: &[u8] = b"user.overlay.";
+pub(super) const ESCAPED: &[u8] = b"user.overlay.overlay.";
 
 /// Bytes of paths of folders that are kept to set their times at the end. Beyond it, times are those of the unpacking.
 const KEPT_PATHS_MAX: usize = 64 << 20;
@@ -43,7 +51,18 @@ pub(super) struct Stats {
 pub(super) struct Terms<'a> {
     pub allowance: Allowance,
     pub entries: u64,
+    pub rules: Rules,
     pub stop: &'a AtomicBool,
+}
+
+/// What is taken of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// What images need. Part of what layers of registries are: see `UNPACK_FORMAT`.
+    Image,
+    /// All that a box can have made: also access control lists, attributes for an overlay of its own, owner and mode of the root. Holes
+    /// are as long as they like, since they take nothing.
+    Snapshot,
 }
 
 /// Unpacks `source` into the empty folder `root`; what it unpacks to must hash to `diff_id`.
@@ -58,7 +77,8 @@ pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: 
         }
         stats.entries += 1;
         if stats.entries > terms.entries {
-            return Err(io::Error::other(format!("the layer has more than {} entries", terms.entries)));
+            let text = format!("the layer has more than {} entries", terms.entries);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         if entry.kind == Kind::Device {
             stats.skipped += 1;
@@ -67,11 +87,17 @@ pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: 
         work.take(&mut archive, entry, terms)?;
     }
     work.set_times();
-    let found = archive.into_source().finish()?;
-    if found != *diff_id {
-        return Err(io::Error::other(format!("the layer unpacks to {found} and should to {diff_id}")));
-    }
+    check(&archive.into_source().finish()?, diff_id)?;
     Ok(stats)
+}
+
+/// Whether a layer is what it should be.
+pub(super) fn check(found: &Digest, diff_id: &Digest) -> io::Result<()> {
+    if found == diff_id {
+        return Ok(());
+    }
+    let text = format!("the layer unpacks to {found} and should to {diff_id}");
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 struct Work {
@@ -89,8 +115,15 @@ impl Work {
         {
             return self.hide(&path, name, &entry.path);
         }
-        let dress = dress(&entry)?;
+        let dress = dress(&entry, terms.rules)?;
         match &entry.kind {
+            Kind::Folder if path.name().is_none() => {
+                if terms.rules == Rules::Snapshot {
+                    self.tree.dress_root(&dress)?;
+                }
+                self.times.push((path, dress.modified));
+                Ok(())
+            }
             Kind::Folder => {
                 self.tree.make_folder(&path, &dress)?;
                 self.kept += entry.path.len() + size_of::<Path>();
@@ -136,7 +169,9 @@ impl Work {
     ) -> io::Result<()> {
         let stored: u64 = entry.pieces.iter().map(|piece| piece.length).sum();
         // What is stored counts when it is read.
-        terms.allowance.take(entry.size.saturating_sub(stored))?;
+        if terms.rules == Rules::Image {
+            terms.allowance.take(entry.size.saturating_sub(stored))?;
+        }
         if stored != entry.size {
             ftruncate(file, entry.size)?;
         }
@@ -171,12 +206,12 @@ impl Work {
     }
 }
 
-fn dress(entry: &Entry) -> io::Result<Dress> {
+fn dress(entry: &Entry, rules: Rules) -> io::Result<Dress> {
     let id = |id: u64| match u32::try_from(id) {
-        Ok(small) if id <= ID_MAX => Ok(small),
+        Ok(small) if small <= ID_MAX => Ok(small),
         _ => Err(refused(&entry.path, &format!("belongs to {id}; boxes have the ids 0 to {ID_MAX}"))),
     };
-    let attributes = entry.attributes.iter().filter_map(|(name, value)| attribute(name, value));
+    let attributes = entry.attributes.iter().filter_map(|(name, value)| attribute(name, value, rules));
     Ok(Dress {
         mode: entry.mode,
         uid: id(entry.uid)?,
@@ -188,13 +223,36 @@ fn dress(entry: &Entry) -> io::Result<Dress> {
 
 /// The extended attributes that are kept: capabilities of programs, and those of users, but for overlay's own, by which a layer could
 /// make other files appear under its names.
-fn attribute(name: &[u8], value: &[u8]) -> Option<(String, Vec<u8>)> {
-    let name = std::str::from_utf8(name).ok().filter(|name| !name.contains('\0') && name.len() <= 255)?;
-    if name == "security.capability" {
-        return Some((name.to_owned(), capabilities(value)?));
+fn attribute(name: &[u8], value: &[u8], rules: Rules) -> Option<(String, Vec<u8>)> {
+    let text = str::from_utf8(name).ok().filter(|name| !name.contains('\0') && name.len() <= 255)?;
+    if name == CAPABILITY {
+        return Some((text.to_owned(), capabilities(value)?));
     }
-    let own = name.starts_with("user.") && name.len() > 5 && !name.starts_with("user.overlay.");
-    own.then(|| (name.to_owned(), value.to_vec()))
+    if let Some(rest) = name.strip_prefix(OVERLAY) {
+        let escaped = || [ESCAPED, rest].concat();
+        let kept = rules == Rules::Snapshot && !rest.is_empty();
+        return kept.then(|| Some((String::from_utf8(escaped()).ok()?, value.to_vec()))).flatten();
+    }
+    if ACLS.contains(&name) {
+        return (rules == Rules::Snapshot && is_acl(value)).then(|| (text.to_owned(), value.to_vec()));
+    }
+    (text.starts_with("user.") && text.len() > 5).then(|| (text.to_owned(), value.to_vec()))
+}
+
+/// Whether this is an access control list that names nobody but the users and groups of a box: four bytes of a version, then for each entry
+/// a tag, permissions and an id (`posix_acl_xattr.h` of the kernel).
+fn is_acl(value: &[u8]) -> bool {
+    const VERSION: [u8; 4] = 2_u32.to_le_bytes();
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x08;
+    let Some(entries) = value.strip_prefix(&VERSION) else { return false };
+    let (entries, rest) = entries.as_chunks::<8>();
+    let known = |entry: &[u8; 8]| {
+        let tag = u16::from_le_bytes([entry[0], entry[1]]);
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        !matches!(tag, USER | GROUP) || id <= ID_MAX
+    };
+    rest.is_empty() && entries.iter().all(known)
 }
 
 /// A program's capabilities in the form that counts for the root of whoever sees the file (`VFS_CAP_REVISION_2` of the kernel's

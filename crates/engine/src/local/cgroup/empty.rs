@@ -41,6 +41,15 @@ impl Cgroups {
         wait_empty(&self.tree.join(id.as_str())).await
     }
 
+    /// Waits, for as long as it takes, until the box has no process. A box without a group has none. The kernel wakes us when it is so, and
+    /// else never: processes that come and go in a box change nothing in its own group's file.
+    ///
+    /// # Errors
+    /// The kernel's file cannot be watched.
+    pub(in crate::local) async fn died(&self, id: &BoxId) -> io::Result<()> {
+        told(&self.tree.join(id.as_str()), "populated 0", 0).await
+    }
+
     /// Kills every process of the box, waits until they are gone and removes its groups. Does nothing for a box without groups.
     ///
     /// # Errors
@@ -69,39 +78,39 @@ async fn wait_empty(group: &Path) -> io::Result<()> {
     wait_for(group, "populated 0", DEATH_DEADLINE, "processes do not end").await
 }
 
-/// Waits until a line of the group's `cgroup.events` is this, or the group is gone. The kernel says when to look: the file becomes
-/// readable out of band.
+/// Waits until a line of the group's `cgroup.events` is this, or the group is gone.
 pub(super) async fn wait_for(group: &Path, wanted: &str, deadline: Duration, late: &'static str) -> io::Result<()> {
+    timeout(deadline, told(group, wanted, LOOKS)).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))?
+}
+
+/// The same without a deadline. The kernel says when to look: the file becomes readable out of band. Looks so many times before.
+async fn told(group: &Path, wanted: &str, mut looks: u32) -> io::Result<()> {
     let file = match fs::File::open(group.join("cgroup.events")) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let wait = async {
-        let events = watch(file.into(), Interest::PRIORITY)?;
-        let mut looks = 0;
-        loop {
-            let mut text = [0; 256];
-            let length = match rustix::io::pread(events.get_ref(), &mut text, 0) {
-                Err(Errno::NODEV) => return Ok(()),
-                read => read?,
-            };
-            if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == wanted) {
-                return Ok(());
-            }
-            // Cleared before the next read, so that a change in between is not lost.
-            let told = events.ready(Interest::PRIORITY);
-            if looks < LOOKS {
-                looks += 1;
-                if let Ok(told) = timeout(LOOK_AGAIN, told).await {
-                    told?.clear_ready();
-                }
-            } else {
-                told.await?.clear_ready();
-            }
+    let events = watch(file.into(), Interest::PRIORITY)?;
+    loop {
+        let mut text = [0; 256];
+        let length = match rustix::io::pread(events.get_ref(), &mut text, 0) {
+            Err(Errno::NODEV) => return Ok(()),
+            read => read?,
+        };
+        if String::from_utf8_lossy(&text[..length]).lines().any(|line| line == wanted) {
+            return Ok(());
         }
-    };
-    timeout(deadline, wait).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, late))?
+        // Cleared before the next read, so that a change in between is not lost.
+        let told = events.ready(Interest::PRIORITY);
+        if looks > 0 {
+            looks -= 1;
+            if let Ok(told) = timeout(LOOK_AGAIN, told).await {
+                told?.clear_ready();
+            }
+        } else {
+            told.await?.clear_ready();
+        }
+    }
 }
 
 #[expect(

@@ -60,6 +60,25 @@ impl Controller {
     }
 }
 
+/// What all boxes together weigh beside other programs of the host, in ordinary programs for each CPU. With the kernel's default, the weight
+/// of one program, a box that takes all CPU time it can get would use up what all boxes have, and each would wait for the host's own.
+const WEIGHT_PER_CPU: u64 = 4;
+
+/// Gives the v1 group of all boxes its weight on a host with so many CPUs. A program weighs 1024.
+pub(super) fn weigh_v1(dir: &Path, cpus: u64) -> io::Result<()> {
+    set(&dir.join("cpu.shares"), &(1024 * WEIGHT_PER_CPU * cpus).min(262_144).to_string())
+}
+
+/// Gives the v2 group of all boxes its weight on a host with so many CPUs. A program weighs 100.
+pub(super) fn weigh_v2(dir: &Path, cpus: u64) -> io::Result<()> {
+    set(&dir.join("cpu.weight"), &(100 * WEIGHT_PER_CPU * cpus).min(10_000).to_string())
+}
+
+/// CPUs that this process may use.
+pub(super) fn cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
+}
+
 /// Microseconds of CPU per period; the kernel refuses less than 1000.
 fn quota(limits: &Limits) -> u64 {
     (u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)
@@ -135,6 +154,18 @@ mod tests {
         let plain = group(&["cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.swappiness", "pids.max"]);
         all(Controller::limit_v1, plain.path()).unwrap();
         assert_eq!(fs::read_to_string(plain.path().join("memory.swappiness")).unwrap(), "0");
+    }
+
+    #[test]
+    fn all_boxes_weigh_as_much_as_the_hosts_cpus_up_to_what_the_kernel_takes() {
+        let dir = group(&["cpu.shares", "cpu.weight"]);
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        for (cpus, shares, weight) in [(1, "4096", "400"), (2, "8192", "800"), (512, "262144", "10000")] {
+            weigh_v1(dir.path(), cpus).unwrap();
+            weigh_v2(dir.path(), cpus).unwrap();
+            assert_eq!((read("cpu.shares").as_str(), read("cpu.weight").as_str()), (shares, weight));
+        }
+        assert!(cpus() > 0);
     }
 
     #[test]

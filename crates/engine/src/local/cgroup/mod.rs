@@ -88,6 +88,10 @@ impl Cgroups {
         for base in cgroups.v1_folders() {
             make_folder(base)?;
         }
+        match cgroups.v1_of(Controller::Cpu) {
+            Some(base) => limits::weigh_v1(base, limits::cpus())?,
+            None => limits::weigh_v2(&cgroups.tree, limits::cpus())?,
+        }
         Ok(cgroups)
     }
 
@@ -151,6 +155,11 @@ impl Cgroups {
             }
         }
         Ok(Group { v2, v1, controllers })
+    }
+
+    /// Whether the box has a group: it has, or had, processes that nobody has cleared away.
+    pub(super) fn is_there(&self, id: &BoxId) -> bool {
+        self.tree.join(id.as_str()).exists()
     }
 
     /// Whether the box has processes.

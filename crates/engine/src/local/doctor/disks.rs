@@ -1,25 +1,21 @@
-//! Whether boxes' disks can be limited and saved, and have room.
+//! Whether boxes' disks can be limited and saved.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use boxyard_proto::disk::{Answer, Order, Quotas};
-use rustix::fs::statvfs;
 
 use super::super::storage::{POOL_IMAGE, StorageChoice, is_btrfs, mkfs_program};
-use super::{LocalConfig, Verdict, existing, run, wrong};
-
-/// A pool with less than one of so many parts free should grow.
-const FULL: u64 = 10;
+use super::{LocalConfig, Verdict, existing, pool, run, wrong};
 
 pub(super) fn check(config: &LocalConfig) -> Verdict {
     let data = &config.data_dir;
     let image = data.join(POOL_IMAGE);
     if image.exists() {
-        return pool(data, &image);
+        return Ok(());
     }
+    pool::missing(data, &image)?;
     if config.storage == StorageChoice::Dir {
         return Ok(());
     }
@@ -44,49 +40,10 @@ pub(super) fn check(config: &LocalConfig) -> Verdict {
     Ok(())
 }
 
-/// A pool that is there: it must be able to grow to its size, and have room inside.
-fn pool(data: &Path, image: &Path) -> Verdict {
-    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let Ok((file, host)) = fs::metadata(image).and_then(|file| Ok((file, statvfs(data)?))) else {
-        return wrong(format!("{} cannot be examined", image.display()), "make it root's alone");
-    };
-    let (missing, free) = (file.len().saturating_sub(file.blocks() * 512), host.f_bavail.saturating_mul(host.f_frsize));
-    if missing > free && free < file.len() / FULL {
-        return wrong(
-            format!(
-                "{} may still grow by {:.1} GiB, and {:.1} GiB are free there",
-                image.display(),
-                gib(missing),
-                gib(free)
-            ),
-            "make room: when the pool cannot grow, boxes' writes fail and their disks become read-only",
-        );
-    }
-    let folder = data.join("pool");
-    let mounted = folder.metadata().ok().zip(data.metadata().ok()).is_some_and(|(pool, data)| pool.dev() != data.dev());
-    if mounted && let Ok(stat) = statvfs(&folder) {
-        if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-            return wrong(
-                format!("the kernel has made {} read-only after an error", folder.display()),
-                "make room on the disk under it, look at dmesg, stop the boxes and unmount it; the server mounts it again",
-            );
-        }
-        if stat.f_bavail < stat.f_blocks / FULL {
-            let (left, size) = (gib(stat.f_bavail * stat.f_frsize), gib(stat.f_blocks * stat.f_frsize));
-            return wrong(
-                format!("{left:.1} of the pool's {size:.1} GiB are left for boxes"),
-                "remove boxes or snapshots, or let it grow: set storage.pool_size to more and start the server again",
-            );
-        }
-    }
-    Ok(())
-}
-
 /// The data folder's own btrfs: limits need its quotas.
 fn quotas(config: &LocalConfig) -> Verdict {
     let order = Order::Quotas { at: existing(&config.data_dir), enable: Quotas::Off };
-    let asked = serde_json::to_vec(&order).map_err(std::io::Error::from).and_then(|order| ask(&config.init, &order));
-    match asked {
+    match ask(&config.init, &order) {
         Ok(Answer::Quotas { on: Quotas::Simple | Quotas::Full, .. }) => Ok(()),
         _ if config.storage == StorageChoice::Btrfs => Ok(()),
         _ => wrong(
@@ -99,7 +56,9 @@ fn quotas(config: &LocalConfig) -> Verdict {
     }
 }
 
-fn ask(init: &Path, order: &[u8]) -> std::io::Result<Answer> {
+/// Has `boxyard-init` do something.
+pub(super) fn ask(init: &Path, order: &Order) -> std::io::Result<Answer> {
+    let order = serde_json::to_vec(order)?;
     let mut child = Command::new(init)
         .arg("disk")
         .env_clear()
@@ -108,7 +67,7 @@ fn ask(init: &Path, order: &[u8]) -> std::io::Result<Answer> {
         .stderr(Stdio::null())
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        std::io::Write::write_all(&mut stdin, order)?;
+        std::io::Write::write_all(&mut stdin, &order)?;
     }
     Ok(serde_json::from_slice(&child.wait_with_output()?.stdout)?)
 }

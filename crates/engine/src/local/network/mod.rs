@@ -5,6 +5,7 @@
 //! gateway, the firewall, forwarding) is made once, when the engine is opened, and stays while there are boxes, whether the server
 //! runs or not. The links themselves are made by the launcher.
 
+mod connections;
 pub(super) mod dns;
 pub(super) mod link;
 mod rules;
@@ -15,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use boxyard_proto::launch;
 
+pub(super) use self::connections::Whose;
 use self::dns::{DnsConfig, Forwarder};
 use self::link::Links;
 use self::rules::Rules;
@@ -76,7 +78,7 @@ impl Network {
 
     /// The network of the box with `slot`; `None` when the range ends before.
     pub(super) fn of(&self, slot: u32) -> Option<launch::Network> {
-        let address = self.range.address(slot.checked_add(2)?)?;
+        let address = address(self.range, slot)?;
         Some(launch::Network { interface: interface(&self.tag, slot), address, gateway: self.gateway, mtu: self.mtu })
     }
 
@@ -99,6 +101,24 @@ pub(super) fn rules_script(tag: &str, range: Cidr, deny: &[Cidr], allow: &[Cidr]
 /// The name of the host's end of a link, at most 15 bytes.
 pub(super) fn interface(tag: &str, slot: u32) -> String {
     format!("by{tag}-{slot:x}")
+}
+
+/// The address that belongs to a slot; `None` when the range ends before.
+pub(super) fn address(range: Cidr, slot: u32) -> Option<Ipv4Addr> {
+    range.address(slot.checked_add(2)?)
+}
+
+/// Forgets connections, on a thread of its own: there may be many thousands. That they cannot be forgotten is no reason to keep a box from
+/// being made or removed; then they end by their own timeouts.
+pub(super) async fn forget_connections(whose: Whose) {
+    let shown = format!("{whose:?}");
+    match tokio::task::spawn_blocking(move || connections::forget(&whose)).await {
+        Ok(Ok(count)) => tracing::debug!(whose = shown, count, "connections forgotten"),
+        Ok(Err(error)) => {
+            tracing::warn!(whose = shown, %error, "connections of boxes that are gone cannot be forgotten")
+        }
+        Err(error) => tracing::error!(whose = shown, %error, "forgetting connections"),
+    }
 }
 
 /// How many boxes fit into a range: its own address, the gateway and the last address are not for boxes.

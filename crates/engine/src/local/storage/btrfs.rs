@@ -14,8 +14,8 @@ use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::Mutex;
 
 use super::{Budget, Storage, copy, entries, walk};
+use crate::fail;
 use crate::local::disk::DiskTool;
-use crate::local::step;
 
 /// How old sizes may be that are told. The file system's own books are older than that most of the time.
 const SIZES_AGE: Duration = Duration::from_secs(1);
@@ -65,6 +65,11 @@ impl Subvolumes {
         self.root.join("boxes").join(format!(".{id}"))
     }
 
+    /// The same for a saved disk.
+    fn saved_draft(&self, id: &SnapshotId) -> PathBuf {
+        self.root.join("snapshots").join(format!(".{id}"))
+    }
+
     async fn destroy(&self, subvolume: PathBuf) -> io::Result<()> {
         if !subvolume.exists() {
             return Ok(());
@@ -74,18 +79,19 @@ impl Subvolumes {
 
     /// Bytes that the files of a subvolume hold, whoever else holds them.
     async fn measure(&self, subvolume: PathBuf) -> io::Result<u64> {
-        match self.tool.order(Order::Measure { subvolume }).await? {
-            Answer::Sizes { bytes } => Ok(bytes.values().sum()),
-            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
-        }
+        Ok(sizes(self.tool.order(Order::Measure { subvolume }).await?)?.values().sum())
     }
 
     async fn sizes_in(&self, folder: &str, name: Option<&str>) -> io::Result<BTreeMap<String, u64>> {
         let order = Order::Sizes { folder: self.root.join(folder), name: name.map(str::to_owned) };
-        match self.tool.order(order).await? {
-            Answer::Sizes { bytes } => Ok(bytes),
-            Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
-        }
+        sizes(self.tool.order(order).await?)
+    }
+}
+
+fn sizes(answer: Answer) -> io::Result<BTreeMap<String, u64>> {
+    match answer {
+        Answer::Sizes { bytes } => Ok(bytes),
+        Answer::Done | Answer::Quotas { .. } | Answer::Failed { .. } => Err(io::Error::other("not asked for")),
     }
 }
 
@@ -119,24 +125,26 @@ impl Storage for Subvolumes {
         self.destroy(draft.clone()).await?;
         self.tool.order(Order::Make(Disk { subvolume: draft.clone(), ..disk.clone() })).await?;
         fs::remove_dir(draft.join("upper"))?;
-        step::done("copy: begun");
+        fail::point("copy: begun");
         copy::copy(from.join("upper"), draft.join("upper")).await?;
-        step::done("copy: half");
+        fail::point("copy: half");
         copy::settle(draft.clone()).await?;
         fs::rename(draft, subvolume)?;
         Ok(Some(disk))
     }
 
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
-        let draft = self.root.join("snapshots").join(format!(".{into}"));
+        let draft = self.saved_draft(into);
         self.destroy(draft.clone()).await?;
         self.tool.order(Order::Flush { subvolume: self.disk(id), draft }).await.map(drop)
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
         let saved = self.saved(into);
         self.destroy(saved.clone()).await?;
-        self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await.map(drop)
+        let charged = sizes(self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await?)?;
+        // Full quotas do not mind who else holds something.
+        Ok(if self.quotas == Quotas::Simple { charged.values().sum() } else { 0 })
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
@@ -145,6 +153,21 @@ impl Storage for Subvolumes {
         }
         let sizes = self.sizes_in("snapshots", Some(id.as_str())).await?;
         sizes.get(id.as_str()).copied().ok_or_else(|| io::Error::other("the file system does not count the snapshot"))
+    }
+
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
+        let draft = self.saved_draft(id);
+        self.destroy(draft.clone()).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, limit: None })).await?;
+        Ok(draft.join("upper"))
+    }
+
+    async fn received(&self, id: &SnapshotId) -> io::Result<()> {
+        let draft = self.saved_draft(id);
+        // The order that follows has a deadline, and this takes as long as the disk needs.
+        copy::settle(draft.clone()).await?;
+        self.tool.order(Order::Snapshot { subvolume: draft.clone(), into: self.saved(id) }).await?;
+        self.destroy(draft).await
     }
 
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {
@@ -160,20 +183,13 @@ impl Storage for Subvolumes {
         Ok(sizes.as_ref().and_then(|(_, bytes)| bytes.get(id.as_str())).copied().unwrap_or_default())
     }
 
-    async fn charged(&self, id: &BoxId) -> io::Result<u64> {
-        if self.quotas != Quotas::Simple {
-            return Ok(0);
-        }
-        Ok(self.sizes_in("boxes", Some(id.as_str())).await?.get(id.as_str()).copied().unwrap_or_default())
-    }
-
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
         // Full quotas do not mind who else holds something.
-        if self.quotas != Quotas::Simple || !self.disk(id).exists() {
+        if self.quotas != Quotas::Simple {
             return Ok(());
         }
-        let disk = Disk { subvolume: self.disk(id), from: None, limit: budget.charge(self.quotas) };
-        self.tool.order(Order::Make(disk)).await.map(drop)
+        let Some(limit) = budget.charge(self.quotas) else { return Ok(()) };
+        self.tool.order(Order::Limit { subvolume: self.disk(id), limit }).await.map(drop)
     }
 
     async fn remove(&self, id: &BoxId) -> io::Result<()> {
@@ -182,7 +198,7 @@ impl Storage for Subvolumes {
     }
 
     async fn forget(&self, id: &SnapshotId) -> io::Result<()> {
-        self.destroy(self.root.join("snapshots").join(format!(".{id}"))).await?;
+        self.destroy(self.saved_draft(id)).await?;
         self.destroy(self.saved(id)).await
     }
 

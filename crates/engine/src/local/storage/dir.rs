@@ -11,8 +11,11 @@ use boxyard_proto::disk::Disk;
 use boxyard_proto::{BoxId, SnapshotId};
 
 use super::{Budget, Storage, copy, walk};
-use crate::local::step;
+use crate::fail;
 use crate::local::trash::Trash;
+
+/// A saved disk that comes from elsewhere and is not whole yet.
+const DRAFT: &str = "draft-import";
 
 /// Disks in the folders of boxes and snapshots.
 #[derive(Debug)]
@@ -28,7 +31,8 @@ impl Folders {
     }
 
     /// Copies `from` into the folder `into`, which is there only when it is complete.
-    async fn copy(&self, from: PathBuf, into: PathBuf) -> io::Result<()> {
+    /// `safe`: also after a loss of power it is there only when it is complete.
+    async fn copy(&self, from: PathBuf, into: PathBuf, safe: bool) -> io::Result<()> {
         // A draft that was broken off may still be written to for a moment.
         let draft = into.with_file_name(format!("draft-{:016x}", rand::random::<u64>()));
         for entry in fs::read_dir(into.parent().unwrap_or(&into))? {
@@ -37,13 +41,16 @@ impl Folders {
                 self.trash.throw(&entry.path())?;
             }
         }
-        step::done("copy: begun");
+        fail::point("copy: begun");
         let copied = copy::copy(from, draft.clone()).await;
         if copied.is_err() {
             self.trash.throw(&draft)?;
         }
         copied?;
-        step::done("copy: half");
+        if safe {
+            copy::settle(draft.clone()).await?;
+        }
+        fail::point("copy: half");
         fs::rename(&draft, &into)
     }
 }
@@ -72,7 +79,7 @@ impl Storage for Folders {
         if let Some(from) = from
             && !upper.exists()
         {
-            self.copy(from.join("upper"), upper).await?;
+            self.copy(from.join("upper"), upper, true).await?;
         }
         // What overlay shows as the root of the box has the mode of `upper`.
         for name in ["upper", "work"] {
@@ -88,12 +95,14 @@ impl Storage for Folders {
         Ok(())
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
         let upper = self.saved(into).join("upper");
         if upper.exists() {
             self.trash.throw(&upper)?;
         }
-        self.copy(self.disk(id).join("upper"), upper).await
+        self.copy(self.disk(id).join("upper"), upper, false).await?;
+        // Nothing is limited here.
+        Ok(0)
     }
 
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64> {
@@ -101,12 +110,19 @@ impl Storage for Folders {
         walk::measure(self.saved(id).join("upper")).await
     }
 
-    async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {
-        self.sizes.recall(id, walk::measure(self.disk(id).join("upper"))).await
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
+        let draft = self.saved(id).join(DRAFT);
+        self.trash.throw(&draft)?;
+        fs::DirBuilder::new().mode(0o755).create(&draft)?;
+        Ok(draft)
     }
 
-    async fn charged(&self, _id: &BoxId) -> io::Result<u64> {
-        Ok(0)
+    async fn received(&self, id: &SnapshotId) -> io::Result<()> {
+        fs::rename(self.saved(id).join(DRAFT), self.saved(id).join("upper"))
+    }
+
+    async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {
+        self.sizes.recall(id, walk::measure(self.disk(id).join("upper"))).await
     }
 
     async fn limit(&self, _id: &BoxId, _budget: Budget) -> io::Result<()> {

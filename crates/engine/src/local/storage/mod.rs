@@ -26,7 +26,10 @@
 mod btrfs;
 mod copy;
 mod dir;
+mod grow;
 mod pool;
+mod room;
+mod superblock;
 mod walk;
 
 use std::fs;
@@ -41,9 +44,14 @@ use serde::{Deserialize, Serialize};
 
 use self::btrfs::Subvolumes;
 use self::dir::Folders;
+pub(super) use self::grow::is_mounted;
+pub use self::grow::{PoolGrowth, grow_pool};
 pub(super) use self::pool::{IMAGE as POOL_IMAGE, mkfs_program};
+pub(super) use self::room::Space;
+pub(super) use self::superblock::Superblock;
 use super::disk::DiskTool;
 use super::trash::Trash;
+use crate::DiskRoom;
 
 /// What a box may write, at least, above what the snapshot holds that it starts from.
 const ROOM_MIN: u64 = 64 << 20;
@@ -97,17 +105,20 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Does what it can of a save while the box still runs.
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
 
-    /// Copies the box's disk, in which nothing may change meanwhile.
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
+    /// Copies the box's disk, in which nothing may change meanwhile. Returns the bytes to be noted as [`Budget::saved`] of the box.
+    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64>;
 
     /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
 
+    /// Begins a saved disk that comes from elsewhere: its empty `upper`, to be filled.
+    async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf>;
+
+    /// Keeps what was filled as the saved disk; [`finish`](Self::finish) is next.
+    async fn received(&self, id: &SnapshotId) -> io::Result<()>;
+
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64>;
-
-    /// Bytes to be noted as [`Budget::saved`] of a box that is being saved.
-    async fn charged(&self, id: &BoxId) -> io::Result<u64>;
 
     /// Lets the box write as much as `budget` says from now on.
     async fn limit(&self, id: &BoxId, budget: Budget) -> io::Result<()>;
@@ -201,6 +212,17 @@ impl Storages {
     /// Whether the box has a disk of this kind.
     pub(super) fn has(&self, kind: Kind, id: &BoxId) -> bool {
         self.of(kind).is_ok_and(|storage| storage.disk(id).join("upper").is_dir())
+    }
+
+    /// How much room there is for the disks of new boxes. Blocks.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub(super) fn room(&self, data: &Path) -> io::Result<DiskRoom> {
+        match self.default {
+            Kind::Folder | Kind::Volume => room::of_file_system(data),
+            Kind::Pool => room::of_pool(&self.pool_folder, &data.join(POOL_IMAGE)),
+        }
     }
 
     /// Unmounts the pool. Nothing may use it any more.

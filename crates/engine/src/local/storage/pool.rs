@@ -2,14 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use boxyard_proto::disk::Order;
-use rustix::fs::statvfs;
 use tokio::process::Command;
 
+use super::grow::lengthen;
+use super::room::Space;
+use super::superblock::Superblock;
+use crate::fail;
 use crate::local::disk::DiskTool;
 
 /// The pool's file in the data folder.
@@ -19,10 +22,10 @@ pub(in crate::local) const IMAGE: &str = "pool.img";
 const SHARE: u64 = 80;
 
 /// The least that is worth a pool.
-const SIZE_MIN: u64 = 1 << 30;
+pub(super) const SIZE_MIN: u64 = 1 << 30;
 
 /// Sizes are multiples of this.
-const UNIT: u64 = 1 << 20;
+pub(super) const UNIT: u64 = 1 << 20;
 
 /// Mounts the pool at `<data>/pool`. Makes it first if there is none and `make` says so, and lets it grow to `size`. False if there is
 /// none.
@@ -30,10 +33,19 @@ pub(super) async fn open(data: &Path, size: Option<u64>, make: bool, tool: &Disk
     let image = data.join(IMAGE);
     match fs::metadata(&image) {
         Ok(metadata) => {
+            if Superblock::read(&image)?.is_some_and(|superblock| superblock.is_cut(metadata.len())) {
+                // With a length of its own choice it could be mounted, and nobody would know that something is missing.
+                let text = format!("{} was cut; boxyard doctor says what can be done", image.display());
+                return Err(io::Error::other(text));
+            }
             let size = size.unwrap_or_default() / UNIT * UNIT;
             if size > metadata.len() {
                 tracing::info!(from = metadata.len(), to = size, "the pool for boxes' disks grows");
-                OpenOptions::new().write(true).open(&image)?.set_len(size)?;
+                let missing = size.saturating_sub(metadata.blocks().saturating_mul(512));
+                if missing > Space::of(&image)?.free {
+                    tracing::warn!(size, missing, "the pool is larger than what is free where its file lies");
+                }
+                lengthen(&image, size)?;
             } else if size > 0 && size < metadata.len() {
                 tracing::warn!(
                     size,
@@ -59,10 +71,8 @@ async fn create(data: &Path, image: &Path, size: Option<u64>) -> io::Result<()> 
     let size = match size {
         Some(size) => size,
         None => {
-            let stat = statvfs(data)?;
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             // Divided first: no overflow, and rounded down.
-            free / 100 * SHARE
+            Space::of(data)?.free / 100 * SHARE
         }
     } / UNIT
         * UNIT;
@@ -73,6 +83,7 @@ async fn create(data: &Path, image: &Path, size: Option<u64>) -> io::Result<()> 
     let draft = image.with_extension("img.new");
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
     file.set_len(size)?;
+    fail::point("open: pool drafted");
     tracing::info!(size, file = %image.display(), "making a pool for boxes' disks; it takes only what boxes write");
     // One copy of everything: the file's own file system knows how to keep files.
     let made = Command::new(mkfs_program())

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use boxyard_proto::{BoxId, SnapshotId};
 
 use super::yard::{LIMITS, Yard, explain, open, spec};
+use crate::fail;
 use crate::images::ImagesConfig;
-use crate::local::step::STOP_AFTER;
 use crate::local::{LocalConfig, StorageChoice};
 use crate::{BoxSpec, Engine, ObservedState};
 
@@ -31,6 +31,8 @@ enum Deed {
     Resume(BoxId),
     Remove(BoxId),
     Drop(SnapshotId),
+    /// From the archive in a file.
+    Import(SnapshotId, std::path::PathBuf),
 }
 
 /// The server that dies. Does nothing in an ordinary run of the tests.
@@ -53,6 +55,10 @@ async fn do_it(engine: &crate::local::LocalEngine, deed: &Deed) {
         Deed::Resume(id) => engine.resume(id).await.map(drop),
         Deed::Remove(id) => engine.remove(id).await,
         Deed::Drop(id) => engine.drop_snapshot(id).await,
+        Deed::Import(id, file) => {
+            let archive = tokio::fs::File::open(file).await.unwrap();
+            engine.import(id, Box::new(archive), &super::archives::BOUNDS).await.map(drop)
+        }
     }
     .map_err(explain)
     .unwrap();
@@ -66,7 +72,7 @@ async fn die_after(yard: Yard, step: &str, storage: StorageChoice, deed: &Deed) 
         let died = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "local::tests::crashes::in_another_process", "--nocapture"])
             .env(ORDERS, serde_json::to_string(&orders).unwrap())
-            .env(STOP_AFTER, step)
+            .env(fail::VARIABLE, step)
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -196,4 +202,44 @@ async fn folders_survive_a_server_that_dies_at_any_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_survives_a_server_that_dies_at_any_step() {
     survive(StorageChoice::Btrfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_a_snapshot_whose_import_died_half_way() {
+    for storage in [StorageChoice::Dir, StorageChoice::Btrfs] {
+        let mut yard = Yard::with(storage).await;
+        let file = yard.config.data_dir.with_file_name("archive");
+        let bytes = super::archives::small_archive(&[("etc/", ""), ("etc/base", "base")], &[("own", "own")]);
+        std::fs::write(&file, bytes).unwrap();
+        let steps = [
+            "import: received",
+            "import: begun",
+            "import: layer",
+            "import: unpacked",
+            "import: kept",
+            "import: recorded",
+        ];
+        for step in steps {
+            let id = SnapshotId::from_entropy(rand::random());
+            yard = die_after(yard, step, storage, &Deed::Import(id.clone(), file.clone())).await;
+            let there = yard.engine.snapshots().await.map_err(explain).unwrap();
+            if step == "import: recorded" {
+                assert_eq!(there, std::slice::from_ref(&id));
+                yard.engine.drop_snapshot(&id).await.map_err(explain).unwrap();
+            } else {
+                assert_eq!(there, [], "{step}");
+            }
+            // What frees the layers is at work in the background.
+            while !yard.engine.tasks.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let left = std::fs::read_dir(yard.config.data_dir.join("images/layers")).unwrap().count();
+            assert_eq!(left, 0, "{step}");
+            let spools = std::fs::read_dir(&yard.config.data_dir).unwrap();
+            let spools =
+                spools.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("spool"));
+            assert_eq!(spools.count(), 0, "{step}");
+        }
+        yard.close().await;
+    }
 }

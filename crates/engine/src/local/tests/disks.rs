@@ -110,6 +110,28 @@ async fn a_copy_has_the_limit_of_its_own_box_and_deleting_makes_room_though_a_sn
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_box_that_holds_more_than_it_may_was_neither_saved_nor_started_again() {
+    let yard = Yard::with_pool().await;
+    let id = yard.make_limited(limited(200)).await;
+    let snapshot = || SnapshotId::from_entropy(rand::random());
+    let first = snapshot();
+    yard.sh(&id, "dd if=/dev/urandom of=/first bs=1M count=150; sync").await;
+    yard.engine.save(&id, &first).await.map_err(explain).unwrap();
+    let done = yard.sh(&id, "dd if=/dev/urandom of=/second bs=1M count=150 && sync && echo ok").await;
+    assert_eq!(done.out, "ok\n", "{done:?}");
+    // With its last snapshot goes what it was given for it.
+    yard.engine.drop_snapshot(&first).await.map_err(explain).unwrap();
+    assert!(yard.sh(&id, "echo more > /more").await.err.contains("quota exceeded"));
+    let second = snapshot();
+    yard.engine.save(&id, &second).await.map_err(explain).unwrap();
+    yard.engine.drop_snapshot(&second).await.map_err(explain).unwrap();
+    yard.engine.stop(&id).await.map_err(explain).unwrap();
+    assert_eq!(yard.engine.resume(&id).await.map_err(explain).unwrap(), Resumed::Started);
+    assert!(yard.sh(&id, "echo more > /more").await.err.contains("quota exceeded"));
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_pool_is_full_for_boxes_and_the_end_of_nothing() {
     let yard = Yard::open_with(|config| {
         config.storage = StorageChoice::Btrfs;
@@ -120,7 +142,9 @@ async fn a_full_pool_is_full_for_boxes_and_the_end_of_nothing() {
     let done = yard.sh(&greedy, "dd if=/dev/urandom of=/big bs=1M count=2000").await;
     assert!(done.err.contains("No space left"), "{done:?}");
     let ill: Vec<_> = check_host(&yard.config).into_iter().filter(|check| !check.ok).collect();
-    assert_eq!(ill.iter().map(|check| check.name).collect::<Vec<_>>(), ["boxes' disks"], "{ill:?}");
+    assert_eq!(ill.iter().map(|check| check.name).collect::<Vec<_>>(), ["room in the pool"], "{ill:?}");
+    let room = yard.engine.disk_room().await.unwrap();
+    assert!(room.bytes > 900 << 20 && room.bytes <= 1 << 30 && room.left < 100 << 20, "{room:?}");
     assert!(ill[0].remedy.contains("storage.pool_size"), "{ill:?}");
     assert_eq!(yard.sh(&other, "echo runs").await.out, "runs\n");
     // More boxes may or may not be had; whichever, it is said, and all goes on afterwards.

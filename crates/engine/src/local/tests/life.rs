@@ -189,7 +189,10 @@ async fn a_launcher_that_is_killed_in_the_middle_leaves_nothing_running() {
         let made = yard.engine.create(&spec).await;
         assert_eq!(yard.engine.host.cgroups.is_populated(&spec.id).unwrap(), made.is_ok(), "{made:?}");
         let state = if made.is_ok() { ObservedState::Running } else { ObservedState::Stopped };
-        assert_eq!(yard.engine.observe().await.unwrap(), [Observed { id: spec.id.clone(), state }]);
+        assert_eq!(
+            yard.engine.observe().await.unwrap(),
+            [Observed { id: spec.id.clone(), state, limits: Some(spec.limits) }]
+        );
         yard.engine.remove(&spec.id).await.map_err(explain).unwrap();
         yard.close().await;
     }

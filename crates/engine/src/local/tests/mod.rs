@@ -1,5 +1,6 @@
 //! Real boxes on this machine. They need root, `nft`, `mmdebstrap` and a built `boxyard-init`, and fail where one is missing.
 
+mod archives;
 mod crashes;
 mod disks;
 mod doctor;
@@ -10,6 +11,7 @@ mod limits;
 mod network;
 mod oci;
 mod pause;
+mod pool;
 mod snapshots;
 mod sockets;
 mod yard;

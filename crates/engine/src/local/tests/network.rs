@@ -7,7 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::yard::Yard;
+use super::yard::{LIMITS, Yard, spec};
+use crate::Engine as _;
 use boxyard_proto::BoxId;
 
 /// Answers "open" to whoever connects.
@@ -216,5 +217,88 @@ async fn two_servers_cannot_share_a_range() {
     assert!(text.contains("give this one another network range"), "{text}");
     let id = yard.make().await;
     assert_eq!(yard.sh(&id, "echo unharmed").await.out, "unharmed\n");
+    yard.close().await;
+}
+
+/// Entries of the host's table of connections that have this address at one of their ends.
+fn connections(address: &str) -> usize {
+    let table = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let ends = [format!("src={address} "), format!("dst={address} ")];
+    table.lines().filter(|line| ends.iter().any(|end| line.contains(end.as_str()))).count()
+}
+
+impl Yard {
+    /// Makes a box of which the host knows connections of both directions, one of them open.
+    async fn make_connected(&self) -> (BoxId, String, tokio::net::TcpStream) {
+        let id = self.make().await;
+        let address = self.address(&id).await;
+        let send = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nfor n in range(300): s.sendto(b\"x\", (\"203.0.113.99\", 1 + n))";
+        self.sh(&id, &format!("python3 -c '{send}'")).await;
+        let serve = "import socket\ns = socket.create_server((\"0.0.0.0\", 4000))\nprint(\"ready\", flush=True)\nc = s.accept()[0]\nc.recv(1)";
+        self.sh(&id, &format!("mkfifo /tmp/f; (setsid python3 -c '{serve}' > /tmp/f 2>&1 &); head -1 /tmp/f")).await;
+        let stream = tokio::net::TcpStream::connect(format!("{address}:4000")).await.unwrap();
+        assert!(connections(&address) > 300, "{}", connections(&address));
+        (id, address, stream)
+    }
+}
+
+impl Yard {
+    /// Waits until the host knows no connection of an address. The kernel tells nobody, and the server soon.
+    async fn forgotten(&self, address: &str) {
+        let forgotten = async {
+            while connections(address) > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), forgotten).await.expect("connections are forgotten");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connections_of_a_box_are_forgotten_when_it_is_removed_or_stopped() {
+    let yard = Yard::open().await;
+    let (neighbour, others, _open) = yard.make_connected().await;
+    let (removed, address, _stream) = yard.make_connected().await;
+    yard.engine.remove(&removed).await.unwrap();
+    yard.forgotten(&address).await;
+    let (stopped, address, _stream) = yard.make_connected().await;
+    yard.engine.stop(&stopped).await.unwrap();
+    yard.forgotten(&address).await;
+    assert!(connections(&others) > 300, "the neighbour's are untouched");
+    assert_eq!(yard.sh(&neighbour, "echo on").await.out, "on\n");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_box_has_no_connections_of_one_that_had_its_address() {
+    // Room for one box, so that the next one has the same address.
+    let yard = Yard::open_with(|config| config.boxes_max = 1).await;
+    let (first, address, mut stream) = yard.make_connected().await;
+    yard.engine.remove(&first).await.unwrap();
+    // Who is left at the other end makes an entry again, for as long as there is a way to the address.
+    let _ = stream.write_all(b"late").await;
+    let second = spec(LIMITS);
+    let (made, ()) = tokio::join!(yard.engine.create(&second), async {
+        let _ = stream.write_all(b"later").await;
+    });
+    made.unwrap();
+    assert_eq!(yard.address(&second.id).await, address);
+    let udp = |line: &&str| line.contains(&format!("src={address} ")) && line.contains("dst=203.0.113.99");
+    let table = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    assert_eq!(table.lines().filter(udp).count(), 0);
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_server_did_not_forget_the_next_one_does() {
+    let yard = Yard::open().await;
+    let (neighbour, others, _open) = yard.make_connected().await;
+    let (removed, address, _stream) = yard.make_connected().await;
+    yard.engine.remove(&removed).await.unwrap();
+    // Before it was swept up.
+    let yard = yard.reopen().await;
+    assert_eq!(connections(&address), 0);
+    assert!(connections(&others) > 300, "those of boxes that are there are untouched");
+    assert_eq!(yard.sh(&neighbour, "echo on").await.out, "on\n");
     yard.close().await;
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use boxyard_proto::BoxId;
+use boxyard_proto::{BoxId, SnapshotId};
 
 use super::yard::{LIMITS, Yard, explain};
 use crate::images::testing::{Packed, Registry, tar};
@@ -116,7 +116,28 @@ async fn a_box_starts_from_an_image_that_knows_nothing_of_boxes() {
     let why = explain(images.remove("tool").unwrap_err());
     assert!(why.contains(&format!("used by box {id}")), "{why}");
     assert_eq!(yard.engine.check_image("tool"), Ok(()));
-    yard.engine.remove(&id).await.unwrap();
+    // So they do while it is frozen, stopped, or only saved.
+    let snapshot = SnapshotId::from_entropy(rand::random());
+    yard.engine.pause(&id).await.map_err(explain).unwrap();
+    assert!(explain(images.remove("tool").unwrap_err()).contains(&format!("used by box {id}")));
+    yard.engine.stop(&id).await.map_err(explain).unwrap();
+    assert!(explain(images.remove("tool").unwrap_err()).contains(&format!("used by box {id}")));
+    yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+    yard.engine.remove(&id).await.map_err(explain).unwrap();
+    assert!(explain(images.remove("tool").unwrap_err()).contains(&format!("used by snapshot {snapshot}")));
+    assert_eq!(images.gc().unwrap().layers, 0);
+    let copy = BoxSpec {
+        id: BoxId::from_entropy(rand::random()),
+        image: "tool".into(),
+        limits: LIMITS,
+        env: BTreeMap::new(),
+        from: Some(snapshot.clone()),
+    };
+    yard.engine.create(&copy).await.map_err(explain).unwrap();
+    assert_eq!(yard.sh(&copy.id, "cat /etc/gone").await.out, "again\n");
+    yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+    assert!(explain(images.remove("tool").unwrap_err()).contains(&format!("used by box {}", copy.id)));
+    yard.engine.remove(&copy.id).await.map_err(explain).unwrap();
     assert!(images.remove("tool").unwrap().layers == 4);
     assert!(yard.engine.check_image("tool").unwrap_err().contains(&"node".to_owned()));
     drop(images);

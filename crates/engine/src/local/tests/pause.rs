@@ -8,7 +8,7 @@ use crate::{Engine, ErrorKind, Limits, Observed, ObservedState, Resumed};
 
 async fn state(yard: &Yard, id: &BoxId) -> ObservedState {
     let observed = yard.engine.observe().await.unwrap();
-    let [Observed { id: found, state }] = &observed[..] else { panic!("{observed:?}") };
+    let [Observed { id: found, state, .. }] = &observed[..] else { panic!("{observed:?}") };
     assert_eq!(found, id);
     *state
 }

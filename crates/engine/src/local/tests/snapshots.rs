@@ -176,3 +176,19 @@ async fn boxes_and_snapshots_of_another_kind_of_storage_go_on_to_be_useful() {
     }
     yard.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_goes_with_its_box_does_not_make_the_boxes_disk_anew() {
+    let yard = Yard::with_pool().await;
+    let disks = yard.config.data_dir.join("pool/boxes");
+    for _ in 0..10 {
+        let (id, snapshot) = (yard.make().await, new_id());
+        yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+        let (removed, _dropped) = tokio::join!(yard.engine.remove(&id), yard.engine.drop_snapshot(&snapshot));
+        removed.map_err(explain).unwrap();
+        // Its first try may have met the box as it went.
+        yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+        assert!(!disks.join(id.as_str()).exists());
+    }
+    yard.close().await;
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,8 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::agent::{self, Event};
-use crate::images::{BuildProgress, Image, ImagesConfig, LayerRunner};
+use crate::images::archive::{Stored, Unpacking};
+use crate::images::{BuildProgress, Image, Images, ImagesConfig, Kept, LayerRunner};
 use crate::local::{Cidr, ImageSource, LocalConfig, LocalEngine, StorageChoice};
 use crate::{BoxSpec, Engine, EngineError, Limits};
 use boxyard_proto::BoxId;
@@ -257,13 +259,17 @@ pub(super) fn explain(error: EngineError) -> String {
 }
 
 pub(super) async fn open(config: LocalConfig) -> Result<LocalEngine, String> {
-    LocalEngine::open_with(config, |_, _| Ok(Box::new(Tree { layer: tree() }))).await.map_err(explain)
+    let images = |folder: &Path, config| {
+        Ok(Arc::new(Tree { layer: tree(), images: Images::open(folder, config)? }) as Arc<dyn ImageSource>)
+    };
+    LocalEngine::open_with(config, images).await.map_err(explain)
 }
 
-/// The only image: a small Debian.
+/// The only image: a small Debian. And what came with snapshots.
 #[derive(Debug)]
 struct Tree {
     layer: PathBuf,
+    images: Images,
 }
 
 #[async_trait]
@@ -276,6 +282,22 @@ impl ImageSource for Tree {
 
     async fn ensure(&self, _name: &str, _runner: &dyn LayerRunner) -> Result<Image, EngineError> {
         unreachable!("it is found")
+    }
+
+    async fn keep(&self) -> Result<Option<Kept>, EngineError> {
+        self.images.keep().await.map(Some)
+    }
+
+    async fn take_in(&self, layer: Stored, runtime: &str, unpacking: &Unpacking) -> Result<PathBuf, EngineError> {
+        self.images.take_in(layer, runtime, unpacking).await
+    }
+
+    fn is_imported(&self, layer: &Path) -> bool {
+        self.images.is_imported(layer)
+    }
+
+    fn release(&self) -> Result<(), EngineError> {
+        self.images.release().map(drop)
     }
 
     fn progress(&self) -> watch::Receiver<Option<BuildProgress>> {

@@ -33,6 +33,7 @@ pub(super) use pen::Pen;
 pub(super) use reader::Spool;
 pub use reader::{Cut, Reader, Streams};
 
+use reader::Tail;
 use ring::{Ring, Shape};
 
 /// Files that are read through at once to find out what is in them.
@@ -74,6 +75,9 @@ impl Room {
     /// Takes them whether or not.
     fn count(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_crowded() {
+            self.crowded.notify_one();
+        }
     }
 
     fn release(&self, bytes: u64) {
@@ -122,14 +126,19 @@ impl Spools {
         }
     }
 
+    /// Whether an earlier server has kept something of a run in a file.
+    pub(super) fn has_file(&self, box_id: &BoxId, run_id: &RunId) -> bool {
+        self.room.path(box_id, run_id).exists()
+    }
+
     /// The output of a run that has ended, as its record says. `None` when it says nothing.
     pub(super) async fn find(&self, box_id: &BoxId, run_id: &RunId, row: &OutputRow) -> Option<Arc<Spool>> {
         let end = row.end.and_then(|end| u64::try_from(end).ok())?;
         let short = row.short.as_deref().and_then(short::decode);
-        if let Some((start, bytes, pieces)) = short {
-            return Some(Spool::short(&self.room, start, bytes, pieces));
+        if let Some(tail) = short {
+            return Some(Spool::short(&self.room, tail));
         }
-        let gone = || Spool::short(&self.room, end, Vec::new(), Vec::new());
+        let gone = || Spool::short(&self.room, Tail { start: end, ..Tail::default() });
         if row.held == 0 {
             return Some(gone());
         }

@@ -81,9 +81,9 @@ impl Pen {
 
     /// Nothing more comes. Returns what the run's record is to say of it; readers are still to be told that it is over.
     pub(in crate::boxes) async fn finish(mut self) -> OutputRow {
-        let (tail, in_file, start) = {
+        let (tail, in_file) = {
             let state = self.spool.lock();
-            (state.tail.clone(), state.file.is_some(), state.start)
+            (state.tail.clone(), state.file.is_some())
         };
         let end = i64::try_from(tail.end()).ok();
         if in_file || tail.bytes.len() > SHORT_MAX {
@@ -95,7 +95,7 @@ impl Pen {
         if tail.bytes.is_empty() {
             return OutputRow { end, held: 0, short: None };
         }
-        let short = short::encode(start, &tail.bytes, &tail.pieces);
+        let short = short::encode(&tail);
         self.spool.room.count(short.len() as u64);
         OutputRow { end, held: i64::try_from(short.len()).unwrap_or(i64::MAX), short: Some(short) }
     }

@@ -68,7 +68,7 @@ pub(super) struct State {
 }
 
 /// The newest bytes.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Tail {
     pub(super) start: u64,
     pub(super) bytes: Vec<u8>,
@@ -114,9 +114,9 @@ impl Spool {
     }
 
     /// One that is over and takes no file.
-    pub(super) fn short(room: &Arc<Room>, start: u64, bytes: Vec<u8>, pieces: Vec<(Stream, u32)>) -> Arc<Self> {
+    pub(super) fn short(room: &Arc<Room>, tail: Tail) -> Arc<Self> {
         let ring = Ring::new(room.shape);
-        let state = State { start, tail: Tail { start, bytes, pieces }, file: None, ring, reserved: 0 };
+        let state = State { start: tail.start, tail, file: None, ring, reserved: 0 };
         Self::of_state(Arc::clone(room), PathBuf::new(), state, true)
     }
 
@@ -283,7 +283,7 @@ impl Reader {
             (Some(slot), Some(file)) => {
                 let cursor = self.cursor.filter(|cursor| cursor.next() <= self.next);
                 let cursor = cursor.and_then(|mut cursor| cursor.renew(slot).then_some(cursor));
-                Found::Filed(cursor.unwrap_or(Cursor::new(slot)), Arc::clone(file), state.ring.shape())
+                Found::Filed(cursor.unwrap_or_else(|| Cursor::new(slot)), Arc::clone(file), state.ring.shape())
             }
             _ => Found::Lost,
         }

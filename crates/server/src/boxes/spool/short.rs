@@ -1,14 +1,15 @@
 //! How a short output is written where it takes no file: `start(8)`, then pieces as `stream and length(4) │ bytes`, little endian.
 
+use super::reader::Tail;
 use crate::boxes::output::Stream;
 
 const ERR: u32 = 1 << 31;
 
-/// Writes the pieces that `bytes` is made of, the first byte of which has number `start`.
-pub(super) fn encode(start: u64, bytes: &[u8], pieces: &[(Stream, u32)]) -> Vec<u8> {
+/// Writes it.
+pub(super) fn encode(Tail { start, bytes, pieces }: &Tail) -> Vec<u8> {
     let mut all = Vec::with_capacity(8 + bytes.len() + 4 * pieces.len());
     all.extend_from_slice(&start.to_le_bytes());
-    let mut rest = bytes;
+    let mut rest = bytes.as_slice();
     for (stream, length) in pieces {
         let (piece, left) = rest.split_at((*length as usize).min(rest.len()));
         let flag = if *stream == Stream::Err { ERR } else { 0 };
@@ -20,7 +21,7 @@ pub(super) fn encode(start: u64, bytes: &[u8], pieces: &[(Stream, u32)]) -> Vec<
 }
 
 /// What [`encode`] was given; `None` where that is not what it is.
-pub(super) fn decode(all: &[u8]) -> Option<(u64, Vec<u8>, Vec<(Stream, u32)>)> {
+pub(super) fn decode(all: &[u8]) -> Option<Tail> {
     let (start, mut rest) = all.split_first_chunk::<8>()?;
     let (mut bytes, mut pieces) = (Vec::with_capacity(rest.len()), Vec::new());
     while let Some((length, behind)) = rest.split_first_chunk::<4>() {
@@ -32,7 +33,7 @@ pub(super) fn decode(all: &[u8]) -> Option<(u64, Vec<u8>, Vec<(Stream, u32)>)> {
         pieces.push((stream, length));
         rest = behind;
     }
-    rest.is_empty().then_some((u64::from_le_bytes(*start), bytes, pieces))
+    rest.is_empty().then_some(Tail { start: u64::from_le_bytes(*start), bytes, pieces })
 }
 
 #[cfg(test)]
@@ -41,12 +42,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_rubbish_is_not() {
-        let pieces = vec![(Stream::Out, 3), (Stream::Err, 2)];
-        let written = encode(7, b"outer", &pieces);
-        assert_eq!(decode(&written), Some((7, b"outer".to_vec(), pieces)));
-        assert_eq!(decode(&encode(0, b"", &[])), Some((0, Vec::new(), Vec::new())));
+        let mut tail = Tail { start: 7, ..Tail::default() };
+        tail.push(Stream::Out, b"out");
+        tail.push(Stream::Err, b"er");
+        let written = encode(&tail);
+        assert_eq!(decode(&written).as_ref(), Some(&tail));
+        assert_eq!(decode(&encode(&Tail::default())), Some(Tail::default()));
         for cut in 0..written.len() {
-            assert!(decode(&written[..cut]).is_none_or(|(_, bytes, _)| bytes.len() < 5), "{cut}");
+            assert!(decode(&written[..cut]).is_none_or(|tail| tail.bytes.len() < 5), "{cut}");
         }
     }
 }

@@ -2,20 +2,16 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
 use http::header;
 use http_body::Body as _;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use crate::http::error::ApiError;
 use crate::http::limits::{SILENCE_MAX, drop_rest};
-
-/// How long what is left of a refused body may take to come.
-const DROP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What was wrong with a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -100,8 +96,7 @@ impl Incoming {
     /// Reads and drops what is left, within bounds, because many clients see a refusal only when they have sent everything.
     pub(super) async fn drop_rest(&mut self) {
         if !self.asks_first && !self.ended {
-            // Whatever comes of it, the refusal is the answer.
-            let _ = timeout(DROP_DEADLINE, drop_rest(&mut self.body)).await;
+            drop_rest(&mut self.body).await;
         }
     }
 }

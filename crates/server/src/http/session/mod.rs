@@ -181,8 +181,8 @@ async fn follow(
     tokio::select! {
         biased;
         end = pump(session, sink) => end,
-        phase = kept.unready() => End::error(kept.farewell(phase)),
-        () = over.cancelled() => End::error(kept.farewell(kept.phase())),
+        (phase, halt) = kept.unready() => End::error(kept.farewell(phase, halt)),
+        () = over.cancelled() => End::error(kept.farewell(kept.phase(), None)),
         heard = hear(stream, input, steering, with_terminal) => ended_by(heard),
         () = orders.follow(boxes, kept, &name, &control) => End::Left,
         () = feed(&control, &mut feed_from) => End::Left,

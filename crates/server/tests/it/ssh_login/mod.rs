@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Client, KEY, PATIENCE, Yard};
 
 mod credentials;
+mod guests;
+mod hardware_keys;
 
 /// What a client saw of the server.
 #[derive(Default)]

@@ -8,6 +8,8 @@ use boxyard_server::config::Config;
 use russh::client::{self, AuthResult, ChannelOpenHandle, DisconnectReason, Handle, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelMsg, Sig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
@@ -167,11 +169,20 @@ impl Yard {
 impl Ssh {
     /// Connects and logs in.
     pub async fn login(address: SocketAddr, user: &str, key: &str) -> Self {
+        let socket = TcpStream::connect(address).await.expect("connect");
+        socket.set_nodelay(true).expect("a socket");
+        Self::login_over(socket, client::Config::default(), user, key).await
+    }
+
+    /// Logs in over something that leads to the door.
+    pub async fn login_over<S>(stream: S, config: client::Config, user: &str, key: &str) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (opened, opened_here) = mpsc::unbounded_channel();
         let (farewell, farewell_here) = mpsc::unbounded_channel();
-        let config = client::Config { nodelay: true, ..client::Config::default() };
         let ears = Ears { opened, farewell };
-        let mut handle = client::connect(Arc::new(config), address, ears).await.expect("a connection");
+        let mut handle = client::connect_stream(Arc::new(config), stream, ears).await.expect("a connection");
         assert_eq!(handle.authenticate_password(user, key).await.expect("an answer"), AuthResult::Success);
         Self { handle, opened: Mutex::new(opened_here), farewell: Mutex::new(farewell_here) }
     }

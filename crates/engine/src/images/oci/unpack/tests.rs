@@ -108,7 +108,8 @@ impl Place {
     fn unpack_as(&self, bytes: &[u8], diff_id: &Digest) -> io::Result<Stats> {
         let root = OwnedFd::from(fs::File::open(self.root()).unwrap());
         let stop = AtomicBool::new(false);
-        let terms = Terms { allowance: Allowance::new(self.bytes), entries: self.entries, stop: &stop };
+        let terms =
+            Terms { allowance: Allowance::new(self.bytes), entries: self.entries, rules: Rules::Image, stop: &stop };
         unpack(bytes, root, diff_id, &terms)
     }
 

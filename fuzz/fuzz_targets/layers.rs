@@ -1,0 +1,6 @@
+//! Layers of registries, and archives of snapshots: see `layers` in `crates/engine/src/images/oci/exercise.rs`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| boxyard_engine::images::exercise::layers(bytes));
