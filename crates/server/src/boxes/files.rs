@@ -113,12 +113,12 @@ impl Hold {
             done = work => done.map_err(|error| match error.into() {
                 // Its connections end when it is deleted or stopped, which says more.
                 FileError::Files(FilesError::Agent(AgentError::Lost { .. })) if !kept.phase().is_awake() => {
-                    FileError::Interrupted(kept.farewell(kept.phase()))
+                    FileError::Interrupted(kept.farewell(kept.phase(), None))
                 }
                 error => error,
             }),
-            phase = kept.unready() => Err(FileError::Interrupted(kept.farewell(phase))),
-            () = self.lease.over().cancelled() => Err(FileError::Interrupted(kept.farewell(kept.phase()))),
+            (phase, halt) = kept.unready() => Err(FileError::Interrupted(kept.farewell(phase, halt))),
+            () = self.lease.over().cancelled() => Err(FileError::Interrupted(kept.farewell(kept.phase(), None))),
             () = self.leaving.cancelled() => Err(FileError::Leaving),
         }
     }
