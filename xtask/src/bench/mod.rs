@@ -5,6 +5,7 @@
 
 mod crowd;
 mod life;
+mod files;
 mod measure;
 mod neighbours;
 mod peers;

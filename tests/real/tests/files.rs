@@ -1,0 +1,327 @@
+//! Files of real boxes over HTTP: what hostile boxes try, and what is large or many.
+
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use boxyard_real_tests::{Answer, Server, until};
+use serde_json::{Value, json};
+
+/// How long what nothing announces may take.
+const SETTLE: Duration = Duration::from_secs(60);
+/// A large file: larger than what anything here could hold by mistake without being found out.
+const LARGE: u64 = 1 << 30;
+/// What the server may grow by while it passes on a large file.
+const GROWTH_MAX_KIB: i64 = 48 * 1024;
+
+fn get(server: &Server, id: &str, rest: &str) -> Result<Answer> {
+    server.call("GET", &format!("/v2/box/{id}/files/{rest}"), None)
+}
+
+fn post(server: &Server, id: &str, what: &str, body: &Value) -> Result<Answer> {
+    server.call("POST", &format!("/v2/box/{id}/files/{what}"), Some(body))
+}
+
+fn error(answer: &Answer) -> Result<String> {
+    Ok(answer.json()?["error"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The server's resident memory.
+fn resident_kib(server: &Server) -> Result<i64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+fn part(name: &str, content: &[u8]) -> Vec<u8> {
+    let file = if name == "files" { "; filename=\"f\"" } else { "" };
+    let head = format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+    [head.as_bytes(), content, b"\r\n"].concat()
+}
+
+fn upload(server: &Server, id: &str, form: &[u8]) -> Result<Answer> {
+    let body = [form, b"--x--\r\n"].concat();
+    let path = format!("/v2/box/{id}/files/upload");
+    let length = body.len() as u64;
+    let mut connection = server.client().connect()?;
+    connection.send_body("POST", &path, "multipart/form-data; boundary=x", length, |stream| stream.write_all(&body))
+}
+
+#[test]
+fn links_that_are_swapped_under_reads_and_writes_never_lead_out() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(&id, "mkdir -p real other && echo inside > real/f && ln -s /etc other-target && sudo cp /etc/hostname /etc/f")?;
+    let swap = "ln -sfn /workspace/home/real a; ln -sfn /etc b; \
+                while [ ! -e stop ]; do mv -T b c; mv -T a b; mv -T c a; ln -sfn /etc/f real/g; ln -sfn f real/g; done";
+    let run = server.begin(&id, swap)?;
+    until("the swapping to begin", SETTLE, || Ok((server.sh(&id, "test -e b && echo yes || true")? == "yes").then_some(())))?;
+    let (mut read, mut refused) = (0, 0);
+    for n in 0..300 {
+        for path in ["a/f", "b/f", "real/g"] {
+            let answer = get(&server, &id, &format!("read?path={path}"))?;
+            match answer.status {
+                200 => {
+                    ensure!(answer.json()?["content"] == "inside\n", "{path} led out: {}", answer.text());
+                    read += 1;
+                }
+                403 | 404 => refused += 1,
+                status => anyhow::bail!("{path}: {status} {}", answer.text()),
+            }
+        }
+        let answer = post(&server, &id, "write", &json!({"path": format!("a/new-{n}"), "content": "mine"}))?;
+        ensure!([200, 403, 404].contains(&answer.status), "{} {}", answer.status, answer.text());
+        let answer = post(&server, &id, "remove", &json!({"path": "b/hostname"}))?;
+        ensure!([403, 404].contains(&answer.status), "{} {}", answer.status, answer.text());
+    }
+    server.sh(&id, "touch stop")?;
+    ensure!(read > 0 && refused > 0, "the swapping was never met: {read} read, {refused} refused");
+    until("the swapping to end", SETTLE, || Ok((server.run(&id, &run)?["status"] != "running").then_some(())))?;
+    ensure!(server.sh(&id, "ls /etc/new-* 2>/dev/null | wc -l")? == "0", "something was written outside");
+    ensure!(server.sh(&id, "test -e /etc/hostname && echo there")? == "there");
+    // The box is its own world in any case: the host's files were never in reach.
+    ensure!(!std::path::Path::new("/etc/new-0").exists());
+    Ok(())
+}
+
+#[test]
+fn what_is_no_file_and_what_leads_out_is_refused_and_holds_nobody_up() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(
+        &id,
+        "mkfifo fifo; ln -s fifo to-fifo; ln -s loop loop; ln -s nowhere broken; ln -s /proc/1/environ env; ln -s / root; \
+         sudo mknod device c 1 5; sudo chmod 666 device; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'; \
+         mkdir -p deep; printf x > plain",
+    )?;
+    for (path, status) in [
+        ("fifo", 400),
+        ("to-fifo", 400),
+        ("device", 400),
+        ("sock", 400),
+        ("loop", 400),
+        ("broken", 404),
+        ("env", 403),
+        ("root/etc/passwd", 403),
+        ("../../etc/passwd", 403),
+        ("/proc/self/environ", 403),
+        ("deep", 400),
+        ("plain/x", 400),
+        ("plain/", 400),
+    ] {
+        for query in [format!("read?path={path}"), format!("download?folder={path}")] {
+            let answer = get(&server, &id, &query)?;
+            ensure!(answer.status == status, "{query}: {} {}", answer.status, answer.text());
+        }
+    }
+    for (path, status) in [("fifo", 400), ("device", 400), ("root/tmp/x", 403), ("env", 403), ("deep", 400), ("plain/x", 400)] {
+        let answer = post(&server, &id, "write", &json!({"path": path, "content": "x"}))?;
+        ensure!(answer.status == status, "{path}: {} {}", answer.status, answer.text());
+        let answer = upload(&server, &id, &[part("paths", path.as_bytes()), part("files", b"x")].concat())?;
+        ensure!(answer.status == status, "{path}: {} {}", answer.status, answer.text());
+    }
+    ensure!(error(&get(&server, &id, "read?path=env")?)?.contains("permission denied"));
+    // A link to nothing is written through, as a shell would.
+    post(&server, &id, "write", &json!({"path": "broken", "content": "now"}))?.ok()?;
+    ensure!(server.sh(&id, "cat nowhere")? == "now");
+    // All of it can be listed and packed, and whatever cannot be is left out.
+    let listed = get(&server, &id, "list")?.ok()?;
+    ensure!(listed["files"].as_array().is_some_and(|files| files.len() >= 11), "{listed}");
+    ensure!(get(&server, &id, "download?path=.&format=zip")?.status == 200);
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_small_files_go_up_and_down() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    let mut form = Vec::new();
+    for n in 0..10_000 {
+        form.extend(part("paths", format!("/workspace/home/many/{}/{n}", n % 100).as_bytes()));
+        form.extend(part("files", format!("file {n}\n").repeat(20).as_bytes()));
+    }
+    ensure!(upload(&server, &id, &form)?.ok()?["message"] == "10000 files uploaded");
+    ensure!(server.sh(&id, "find many -type f | wc -l; cat many/42/9942 | sort -u")? == "10000\nfile 9942");
+    let packed = get(&server, &id, "download?folder=many&format=tar.gz")?;
+    ensure!(packed.status == 200, "{}", packed.text());
+    let length = packed.body.len() as u64;
+    let mut connection = server.client().connect()?;
+    let path = format!("/v2/box/{id}/files/archive?path=copy");
+    let answer = connection.send_body("PUT", &path, "application/gzip", length, |stream| stream.write_all(&packed.body))?;
+    answer.ok()?;
+    server.sh(&id, "diff -r many copy")?;
+    let listed = get(&server, &id, "list?folder=many/7")?.ok()?;
+    ensure!(listed["files"].as_array().is_some_and(|files| files.len() == 100));
+    post(&server, &id, "remove", &json!({"path": "many", "recursive": true}))?.ok()?;
+    ensure!(get(&server, &id, "stat?path=many")?.status == 404);
+    Ok(())
+}
+
+#[test]
+fn a_large_file_goes_up_and_down_and_the_server_does_not_grow() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    let piece: Vec<u8> = (0..1_u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let sum = {
+        server.sh(&id, "true")?;
+        let before = resident_kib(&server)?;
+        let mut most = before;
+        let mut connection = server.client().connect()?;
+        let path = format!("/v2/box/{id}/files/upload?path=large&mode=0600");
+        let answer = connection.send_body("PUT", &path, "application/octet-stream", LARGE, |stream| {
+            for n in 0..LARGE >> 20 {
+                stream.write_all(&piece)?;
+                if n % 64 == 0 {
+                    most = most.max(resident_kib(&server).unwrap_or(i64::MAX));
+                }
+            }
+            Ok(())
+        })?;
+        answer.ok()?;
+        ensure!(server.sh(&id, "stat -c '%s %a' large")? == format!("{LARGE} 600"));
+        let mut came = 0;
+        let answer = connection.stream("GET", &format!("/v2/box/{id}/files/download?folder=large"), None, |part| {
+            for (n, byte) in part.iter().enumerate().step_by(4093) {
+                ensure!(*byte == piece[(came + n) % piece.len()], "another byte at {}", came + n);
+            }
+            if (came + part.len()) >> 26 != came >> 26 {
+                most = most.max(resident_kib(&server)?);
+            }
+            came += part.len();
+            Ok(())
+        })?;
+        ensure!(answer.status == 200 && came as u64 == LARGE, "{} {came}", answer.status);
+        ensure!(most - before < GROWTH_MAX_KIB, "the server grew from {before} KiB to {most} KiB");
+        server.sh(&id, "sha256sum < large")?
+    };
+    // And as a form, which is taken apart on its way.
+    let head = [part("paths", b"form"), part("files", b"")].concat();
+    let head = &head[..head.len() - 2];
+    let before = resident_kib(&server)?;
+    let mut most = before;
+    let mut connection = server.client().connect()?;
+    let length = head.len() as u64 + LARGE + 9;
+    let path = format!("/v2/box/{id}/files/upload");
+    let answer = connection.send_body("POST", &path, "multipart/form-data; boundary=x", length, |stream| {
+        stream.write_all(head)?;
+        for n in 0..LARGE >> 20 {
+            stream.write_all(&piece)?;
+            if n % 64 == 0 {
+                most = most.max(resident_kib(&server).unwrap_or(i64::MAX));
+            }
+        }
+        stream.write_all(b"\r\n--x--\r\n")
+    })?;
+    answer.ok()?;
+    ensure!(most - before < GROWTH_MAX_KIB, "the server grew from {before} KiB to {most} KiB");
+    ensure!(server.sh(&id, "sha256sum < form")? == sum);
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_does_not_read_takes_no_memory_and_an_upload_that_stops_leaves_nothing() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(&id, "truncate -s 3G sparse; echo old > kept")?;
+    let before = resident_kib(&server)?;
+    let mut asleep = Vec::new();
+    for _ in 0..8 {
+        let mut connection = server.client().connect()?;
+        connection.send("GET", &format!("/v2/box/{id}/files/download?folder=sparse"), None)?;
+        asleep.push(connection);
+    }
+    // Others go on beside them.
+    for _ in 0..20 {
+        ensure!(get(&server, &id, "read?path=kept")?.ok()?["content"] == "old\n");
+    }
+    let grown = resident_kib(&server)? - before;
+    ensure!(grown < GROWTH_MAX_KIB, "eight readers that do not read take {grown} KiB");
+    drop(asleep);
+    let mut connection = server.client().connect()?;
+    let path = format!("/v2/box/{id}/files/upload?path=kept");
+    let broken = connection.send_body("PUT", &path, "application/octet-stream", 1_000_000, |stream| {
+        stream.write_all(&[b'n'; 500_000])?;
+        stream.shutdown(std::net::Shutdown::Write)
+    });
+    ensure!(broken.is_err() || broken.is_ok_and(|answer| answer.status == 400), "half a file was taken");
+    until("the box to be idle", SETTLE, || {
+        Ok((server.call("GET", &format!("/v2/box/{id}"), None)?.ok()?["status"] == "idle").then_some(()))
+    })?;
+    ensure!(server.sh(&id, "cat kept; ls -A | sort | grep -c boxyard || true")? == "old\n0");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_the_old_file() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(&id, "echo old > kept")?;
+    let length = 6_u64 << 30;
+    let mut connection = server.client().connect()?;
+    let path = format!("/v2/box/{id}/files/upload?path=kept");
+    let zeros = vec![0; 1 << 20];
+    let answer = connection.send_body("PUT", &path, "application/octet-stream", length, |stream| {
+        for _ in 0..length >> 20 {
+            stream.write_all(&zeros)?;
+        }
+        Ok(())
+    })?;
+    ensure!(answer.status == 507, "{} {}", answer.status, answer.text());
+    ensure!(error(&answer)?.contains("no space left"), "{}", answer.text());
+    ensure!(get(&server, &id, "read?path=kept")?.ok()?["content"] == "old\n");
+    Ok(())
+}
+
+#[test]
+fn a_paused_box_and_a_stopped_one_are_resumed_and_others_see_nothing() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    post(&server, &id, "write", &json!({"path": "a", "content": "kept"}))?.ok()?;
+    server.call("POST", &format!("/v2/box/{id}/pause"), None)?.ok()?;
+    ensure!(get(&server, &id, "read?path=a")?.ok()?["content"] == "kept");
+    let key = server.program(&["key", "create", "--account", "other"])?;
+    let key = key.lines().find_map(|line| line.split_whitespace().find(|word| word.starts_with("box_"))).context("a key")?;
+    let stranger = server.client().with_key(key);
+    for what in ["read?path=a", "list", "download?folder=a", "watch", "search"] {
+        let answer = stranger.call("GET", &format!("/v2/box/{id}/files/{what}"), None)?;
+        ensure!(answer.status == 404 && error(&answer)?.contains("Box not found"), "{what}: {}", answer.text());
+    }
+    let answer = stranger.call("POST", &format!("/v2/box/{id}/files/write"), Some(&json!({"path": "a", "content": "x"})))?;
+    ensure!(answer.status == 404);
+    ensure!(get(&server, &id, "read?path=a")?.ok()?["content"] == "kept");
+    Ok(())
+}
+
+#[test]
+fn what_changes_in_a_box_is_told_while_it_happens() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(&id, "mkdir -p w/deep")?;
+    let mut connection = server.client().connect()?;
+    let mut text = String::new();
+    let steps = [
+        ("event: watching", "echo x > w/deep/new"),
+        ("event: create\ndata: {\"path\":\"/workspace/home/w/deep/new\"", "mv w/deep/new w/moved"),
+        ("event: rename\ndata: {\"path\":\"/workspace/home/w/moved\",\"from\":\"/workspace/home/w/deep/new\"", "rm w/moved"),
+        ("event: delete\ndata: {\"path\":\"/workspace/home/w/moved\"", "rm -r w"),
+        ("event: gone", "true"),
+    ];
+    let mut next = steps.iter();
+    let mut step = next.next();
+    let path = format!("/v2/box/{id}/files/watch?path=w&recursive=1");
+    let answer = connection.stream("GET", &path, None, |part| {
+        text.push_str(&String::from_utf8_lossy(part));
+        while let Some((wanted, then)) = step
+            && text.contains(wanted)
+        {
+            server.sh(&id, then)?;
+            step = next.next();
+        }
+        Ok(())
+    })?;
+    ensure!(answer.status == 200 && step.is_none(), "{step:?} never came: {text}");
+    Ok(())
+}
