@@ -39,10 +39,12 @@ impl Edit {
         let folder = tempfile::Builder::new().prefix("boxyard-edit-").tempdir();
         let folder = folder.map_err(|error| Failure::failed("cannot make a folder for the copy", error))?;
         // Editors go by the name; what a box calls its files is not to matter here.
-        let name: String = remote.path.rsplit('/').next().unwrap_or_default().chars().filter(|c| is_plain(*c)).collect();
-        let copy = folder.path().join(format!("file{}", Path::new(&name).extension().map_or(String::new(), |ending| {
-            format!(".{}", ending.to_string_lossy())
-        })));
+        let name: String =
+            remote.path.rsplit('/').next().unwrap_or_default().chars().filter(|c| is_plain(*c)).collect();
+        let copy = folder.path().join(format!(
+            "file{}",
+            Path::new(&name).extension().map_or(String::new(), |ending| { format!(".{}", ending.to_string_lossy()) })
+        ));
         let copy = if name.is_empty() || name.starts_with('.') { copy } else { folder.path().join(&name) };
         std::fs::write(&copy, &content).map_err(|error| Failure::failed("cannot write the copy", error))?;
         edit(&copy)?;

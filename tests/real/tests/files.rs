@@ -54,11 +54,16 @@ fn upload(server: &Server, id: &str, form: &[u8]) -> Result<Answer> {
 fn links_that_are_swapped_under_reads_and_writes_never_lead_out() -> Result<()> {
     let server = Server::start()?;
     let id = server.create()?;
-    server.sh(&id, "mkdir -p real other && echo inside > real/f && ln -s /etc other-target && sudo cp /etc/hostname /etc/f")?;
+    server.sh(
+        &id,
+        "mkdir -p real other && echo inside > real/f && ln -s /etc other-target && sudo cp /etc/hostname /etc/f",
+    )?;
     let swap = "ln -sfn /workspace/home/real a; ln -sfn /etc b; \
                 while [ ! -e stop ]; do mv -T b c; mv -T a b; mv -T c a; ln -sfn /etc/f real/g; ln -sfn f real/g; done";
     let run = server.begin(&id, swap)?;
-    until("the swapping to begin", SETTLE, || Ok((server.sh(&id, "test -e b && echo yes || true")? == "yes").then_some(())))?;
+    until("the swapping to begin", SETTLE, || {
+        Ok((server.sh(&id, "test -e b && echo yes || true")? == "yes").then_some(()))
+    })?;
     let (mut read, mut refused) = (0, 0);
     for n in 0..300 {
         for path in ["a/f", "b/f", "real/g"] {
@@ -149,7 +154,8 @@ fn ten_thousand_small_files_go_up_and_down() -> Result<()> {
     let length = packed.body.len() as u64;
     let mut connection = server.client().connect()?;
     let path = format!("/v2/box/{id}/files/archive?path=copy");
-    let answer = connection.send_body("PUT", &path, "application/gzip", length, |stream| stream.write_all(&packed.body))?;
+    let answer =
+        connection.send_body("PUT", &path, "application/gzip", length, |stream| stream.write_all(&packed.body))?;
     answer.ok()?;
     server.sh(&id, "diff -r many copy")?;
     let listed = get(&server, &id, "list?folder=many/7")?.ok()?;
@@ -282,13 +288,15 @@ fn a_paused_box_and_a_stopped_one_are_resumed_and_others_see_nothing() -> Result
     server.call("POST", &format!("/v2/box/{id}/pause"), None)?.ok()?;
     ensure!(get(&server, &id, "read?path=a")?.ok()?["content"] == "kept");
     let key = server.program(&["key", "create", "--account", "other"])?;
-    let key = key.lines().find_map(|line| line.split_whitespace().find(|word| word.starts_with("box_"))).context("a key")?;
+    let key =
+        key.lines().find_map(|line| line.split_whitespace().find(|word| word.starts_with("box_"))).context("a key")?;
     let stranger = server.client().with_key(key);
     for what in ["read?path=a", "list", "download?folder=a", "watch", "search"] {
         let answer = stranger.call("GET", &format!("/v2/box/{id}/files/{what}"), None)?;
         ensure!(answer.status == 404 && error(&answer)?.contains("Box not found"), "{what}: {}", answer.text());
     }
-    let answer = stranger.call("POST", &format!("/v2/box/{id}/files/write"), Some(&json!({"path": "a", "content": "x"})))?;
+    let answer =
+        stranger.call("POST", &format!("/v2/box/{id}/files/write"), Some(&json!({"path": "a", "content": "x"})))?;
     ensure!(answer.status == 404);
     ensure!(get(&server, &id, "read?path=a")?.ok()?["content"] == "kept");
     Ok(())
@@ -304,7 +312,10 @@ fn what_changes_in_a_box_is_told_while_it_happens() -> Result<()> {
     let steps = [
         ("event: watching", "echo x > w/deep/new"),
         ("event: create\ndata: {\"path\":\"/workspace/home/w/deep/new\"", "mv w/deep/new w/moved"),
-        ("event: rename\ndata: {\"path\":\"/workspace/home/w/moved\",\"from\":\"/workspace/home/w/deep/new\"", "rm w/moved"),
+        (
+            "event: rename\ndata: {\"path\":\"/workspace/home/w/moved\",\"from\":\"/workspace/home/w/deep/new\"",
+            "rm w/moved",
+        ),
         ("event: delete\ndata: {\"path\":\"/workspace/home/w/moved\"", "rm -r w"),
         ("event: gone", "true"),
     ];

@@ -4,8 +4,8 @@
 //! run on what; peers are measured in the same run where they are installed.
 
 mod crowd;
-mod life;
 mod files;
+mod life;
 mod measure;
 mod neighbours;
 mod peers;

@@ -36,7 +36,9 @@ pub(super) async fn pipe(copy: &Copy, from: &Remote) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
-    out.flush().await.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+    out.flush()
+        .await
+        .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
         .map_err(|error| Failure::failed("cannot write to standard output", error))
 }
 
@@ -66,7 +68,8 @@ fn within(from: &Remote, to: &Path, contents_only: bool) -> Result<PathBuf, Fail
         return Ok(to.to_owned());
     }
     let name = from.name();
-    let name = name.ok_or_else(|| Failure::usage(format!("'{}' has no name: say what its copy is called", from.path)))?;
+    let name =
+        name.ok_or_else(|| Failure::usage(format!("'{}' has no name: say what its copy is called", from.path)))?;
     Ok(to.join(name))
 }
 
@@ -189,7 +192,10 @@ async fn folder(copy: &Copy, from: &Remote, to: PathBuf) -> Result<(), Failure> 
     let (unpacked, ()) = tokio::join!(unpacking, receiving);
     bar.finish_and_clear();
     for name in unpacked? {
-        note(&format!("boxyard: {} is left out: a link that leads elsewhere, or something that is no file", name.display()));
+        note(&format!(
+            "boxyard: {} is left out: a link that leads elsewhere, or something that is no file",
+            name.display()
+        ));
     }
     Ok(())
 }

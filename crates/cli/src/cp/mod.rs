@@ -79,9 +79,7 @@ fn failed(doing: &str, path: &std::path::Path, error: std::io::Error) -> Failure
 }
 
 /// Runs what blocks. It goes on when nobody waits any more, and ends with what it reads from or writes to.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(Failure::failed("the copy broke off", error)),

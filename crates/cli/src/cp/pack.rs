@@ -80,7 +80,8 @@ fn add_all(archive: &mut Builder<Pieces>, folder: &Path, there: &Files, packed: 
 
 /// Names in a folder, in order.
 fn names(folder: &Path) -> Result<Vec<OsString>, Failure> {
-    let listed = || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
+    let listed =
+        || fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<Vec<_>>>();
     let mut names = listed().map_err(|error| failed("read", folder, error))?;
     names.sort_unstable();
     Ok(names)

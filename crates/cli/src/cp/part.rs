@@ -30,7 +30,8 @@ impl Part {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         // What the server says is a version goes into the name as digits and letters only.
-        let version: String = version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(80).collect();
+        let version: String =
+            version.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(80).collect();
         let name: String = name.chars().take(60).collect();
         let own = format!(".{name}.{version}{ENDING}");
         for entry in fs::read_dir(folder)? {
@@ -41,8 +42,13 @@ impl Part {
         }
         let path = folder.join(own);
         let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(no_follow).open(&path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(no_follow)
+            .open(&path)?;
         let length = file.seek(SeekFrom::End(0))?;
         Ok(Self { path, file, length })
     }

@@ -47,7 +47,13 @@ impl Place {
 
 impl Remote {
     /// A request about files of the box.
-    pub(crate) fn request(&self, client: &Client, method: Method, what: &str, query: &[(&str, &str)]) -> RequestBuilder {
+    pub(crate) fn request(
+        &self,
+        client: &Client,
+        method: Method,
+        what: &str,
+        query: &[(&str, &str)],
+    ) -> RequestBuilder {
         client.request_with(method, &[&self.id, "files", what], query)
     }
 
@@ -104,7 +110,10 @@ mod tests {
             assert!(Place::parse(text).is_err(), "{text}");
         }
         let child = |path: &str| Remote { id: "b".into(), path: path.into() }.child("n").path;
-        assert_eq!((child(""), child("a/"), child("/"), child(".")), ("n".into(), "a/n".into(), "/n".into(), "./n".into()));
+        assert_eq!(
+            (child(""), child("a/"), child("/"), child(".")),
+            ("n".into(), "a/n".into(), "/n".into(), "./n".into())
+        );
         let name = |path: &str| Remote { id: "b".into(), path: path.into() }.name().map(str::to_owned);
         assert_eq!((name("a/b/"), name("."), name(""), name("a/..")), (Some("b".into()), None, None, None));
     }

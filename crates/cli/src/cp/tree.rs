@@ -56,7 +56,9 @@ pub(super) async fn files(client: &Client, folder: &Remote) -> Result<Files, Fai
                 }
             }
             if files.0.len() + folders.len() > FILES_MAX {
-                return Err(Failure::plain("there are too many files in the box to compare with; copy without --resume"));
+                return Err(Failure::plain(
+                    "there are too many files in the box to compare with; copy without --resume",
+                ));
             }
             match list.files.last() {
                 Some(last) if list.truncated && last.name != after => after.clone_from(&last.name),

@@ -57,7 +57,8 @@ pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Resu
     }
     // Only now: a folder without permission to write takes no files.
     for (folder, mode) in folders.into_iter().rev() {
-        fchmod(&folder, mode).map_err(|error| Failure::failed("cannot set permissions of a folder", io::Error::from(error)))?;
+        fchmod(&folder, mode)
+            .map_err(|error| Failure::failed("cannot set permissions of a folder", io::Error::from(error)))?;
     }
     Ok(left_out)
 }
@@ -123,7 +124,7 @@ fn place<R: Read>(
             remove(&above, name)?;
             symlinkat(OsStr::from_bytes(&target), &above, name.as_os_str())?;
         }
-        _ => return Ok(Placed::LeftOut),
+        EntryType::Link | EntryType::Char | EntryType::Block | EntryType::Fifo | _ => return Ok(Placed::LeftOut),
     }
     Ok(Placed::Yes)
 }

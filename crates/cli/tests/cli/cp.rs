@@ -35,8 +35,8 @@ struct Yard {
 impl Yard {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut config =
-            Config::load(&Flags::default(), &BTreeMap::new(), &BTreeMap::new(), Path::new("/bin/boxyard")).expect("defaults");
+        let mut config = Config::load(&Flags::default(), &BTreeMap::new(), &BTreeMap::new(), Path::new("/bin/boxyard"))
+            .expect("defaults");
         config.data_dir = folder.path().join("data");
         config.http = SocketAddr::from(([127, 0, 0, 1], 0));
         config.ssh = None;
@@ -52,7 +52,10 @@ impl Yard {
 
     fn boxyard(&self, arguments: &[&str]) -> Command {
         let mut command = boxyard(arguments);
-        command.env("BOXYARD_URL", &self.url).env("BOXYARD_API_KEY", "the-first-key-of-tests").env("PATH", "/usr/bin:/bin");
+        command
+            .env("BOXYARD_URL", &self.url)
+            .env("BOXYARD_API_KEY", "the-first-key-of-tests")
+            .env("PATH", "/usr/bin:/bin");
         command.current_dir(self.folder.path());
         command
     }
@@ -172,7 +175,9 @@ fn breaking_off(content: &'static [u8]) -> (Server, Arc<AtomicUsize>) {
     let count = Arc::clone(&asked);
     let stat = move || async move {
         let size = content.len();
-        format!(r#"{{"type":"file","size":{size},"mod_time":"2026-01-01T00:00:00Z","inode":1,"version":"1-2-3","mode":"0644"}}"#)
+        format!(
+            r#"{{"type":"file","size":{size},"mod_time":"2026-01-01T00:00:00Z","inode":1,"version":"1-2-3","mode":"0644"}}"#
+        )
     };
     let download = move |request: Request| async move {
         let range = request.headers().get("range").map(|range| range.to_str().expect("text").to_owned());
@@ -247,7 +252,13 @@ fn a_file_is_edited_and_not_written_over_what_others_wrote() {
     let (code, _, err) = edit("false");
     assert_eq!((code, err.contains("the editor failed")), (1, true), "{err}");
     // Somebody else writes while the editor is open.
-    let other = format!("{} cp {} {} --url {} && echo mine >", env!("CARGO_BIN_EXE_boxyard"), "a", yard.there("notes.txt"), yard.url);
+    let other = format!(
+        "{} cp {} {} --url {} && echo mine >",
+        env!("CARGO_BIN_EXE_boxyard"),
+        "a",
+        yard.there("notes.txt"),
+        yard.url
+    );
     let (code, _, err) = edit(&other);
     assert_eq!((code, err.contains("changed meanwhile")), (1, true), "{err}");
     let kept = err.rsplit("what you wrote is in ").next().expect("a path").trim();

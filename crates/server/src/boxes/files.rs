@@ -110,12 +110,14 @@ impl Hold {
         let kept = self.lease.kept();
         tokio::select! {
             biased;
-            done = work => done.map_err(|error| match error.into() {
+            done = work => done.map_err(|error| {
+                let error = error.into();
+                let is_lost = matches!(error, FileError::Files(FilesError::Agent(AgentError::Lost { .. })));
                 // Its connections end when it is deleted or stopped, which says more.
-                FileError::Files(FilesError::Agent(AgentError::Lost { .. })) if !kept.phase().is_awake() => {
-                    FileError::Interrupted(kept.farewell(kept.phase(), None))
+                if is_lost && !kept.phase().is_awake() {
+                    return FileError::Interrupted(kept.farewell(kept.phase(), None));
                 }
-                error => error,
+                error
             }),
             (phase, halt) = kept.unready() => Err(FileError::Interrupted(kept.farewell(phase, halt))),
             () = self.lease.over().cancelled() => Err(FileError::Interrupted(kept.farewell(kept.phase(), None))),
@@ -221,10 +223,7 @@ impl FileWork {
     ///
     /// # Errors
     /// What `work` says, or the box is lost.
-    pub async fn both<T, E>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut Asks, &mut Answers) -> Result<T, E>,
-    ) -> Result<T, E>
+    pub async fn both<T, E>(&mut self, work: impl AsyncFnOnce(&mut Asks, &mut Answers) -> Result<T, E>) -> Result<T, E>
     where
         E: From<FileError>,
     {

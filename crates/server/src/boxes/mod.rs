@@ -57,8 +57,8 @@ mod usage;
 mod work;
 
 pub use admission::Full;
-pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
 pub use archives::Transfer;
+pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};

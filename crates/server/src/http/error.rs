@@ -18,6 +18,8 @@ use crate::ssh_keys::SshKeyError;
 use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
 
+pub(super) mod files;
+
 /// A refusal, as the client gets it.
 #[derive(Debug)]
 pub struct ApiError {
@@ -95,16 +97,6 @@ impl ApiError {
     /// The request asks for something that this server does not do.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
-    }
-
-    /// A refusal of one resource's own sort.
-    pub(super) fn status(status: StatusCode, message: impl Into<String>) -> Self {
-        Self::new(status, message)
-    }
-
-    /// The box does not answer, or answers what makes no sense.
-    pub(super) fn bad_gateway(error: &AgentError) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, error.to_string()).because(error)
     }
 
     /// Something of ours failed.

@@ -126,7 +126,8 @@ async fn folders_are_listed_with_absolute_paths_that_download_takes() {
         let file = listed.json()["files"][0].clone();
         assert_eq!((&file["name"], &file["size"], &file["is_dir"]), (&json!("b.txt"), &json!(2), &json!(false)));
         assert!(file["mod_time"].as_str().is_some_and(|time| time.len() == 20 && time.ends_with('Z')), "{file}");
-        let downloaded = client.files(&id, &format!("download?folder={}", file["path"].as_str().expect("a path"))).await;
+        let downloaded =
+            client.files(&id, &format!("download?folder={}", file["path"].as_str().expect("a path"))).await;
         assert_eq!((downloaded.status, downloaded.text().as_str()), (StatusCode::OK, "bb"));
     }
     assert_eq!(client.files(&id, "list?folder=sub/b.txt").await.json()["files"], json!([]), "of a file nothing");
@@ -139,7 +140,9 @@ async fn a_folder_of_thousands_is_listed_whole_or_in_turns() {
     let yard = Yard::start().await;
     let client = yard.client();
     let id = client.new_box().await;
-    let form: String = (0..2_000).map(|n| form_part("paths", &format!("/workspace/home/many/{n:05}")) + &form_part("files", "")).collect();
+    let form: String = (0..2_000)
+        .map(|n| form_part("paths", &format!("/workspace/home/many/{n:05}")) + &form_part("files", ""))
+        .collect();
     let upload = client.request(Method::POST, &format!("/v2/box/{id}/files/upload"));
     let upload = upload.header("content-type", "multipart/form-data; boundary=x").body(form + "--x--\r\n");
     assert_eq!(client.send(upload).await.json()["message"], "2000 files uploaded");
@@ -255,7 +258,8 @@ async fn what_is_wrong_with_a_request_is_said_and_changes_nothing() {
         ] {
             client.refused(Method::POST, &path(what), body, StatusCode::FORBIDDEN, "permission denied").await;
         }
-        for query in [format!("read?path={outside}"), format!("stat?path={outside}"), format!("list?folder={outside}")] {
+        for query in [format!("read?path={outside}"), format!("stat?path={outside}"), format!("list?folder={outside}")]
+        {
             let answer = client.files(&id, &query).await;
             assert_eq!((answer.status, error(&answer).contains("permission denied")), (StatusCode::FORBIDDEN, true));
         }
@@ -280,7 +284,10 @@ async fn names_that_are_no_text_are_told_and_taken_in_base64() {
     let body = json!({"path_base64": name, "content": "odd"});
     assert_eq!(client.change_files(&id, "write", body).await.status, StatusCode::OK);
     let listed = client.files(&id, "list").await.json();
-    assert_eq!((&listed["files"][0]["name"], &listed["files"][0]["path_base64"]), (&json!("\u{fffd}\u{fffd}"), &json!(name)));
+    assert_eq!(
+        (&listed["files"][0]["name"], &listed["files"][0]["path_base64"]),
+        (&json!("\u{fffd}\u{fffd}"), &json!(name))
+    );
     let query = name.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
     assert_eq!(client.files(&id, &format!("read?path_base64={query}")).await.json()["content"], "odd");
     assert_eq!(client.files(&id, &format!("download?path_base64={query}")).await.text(), "odd");
@@ -311,7 +318,10 @@ async fn a_download_can_be_taken_up_where_it_broke_off() {
     assert_eq!(ask("bytes=-3", None).await.text(), "789");
     assert_eq!(ask("bytes=2-4", None).await.text(), "234");
     let beyond = ask("bytes=10-", None).await;
-    assert_eq!((beyond.status, beyond.header("content-range")), (StatusCode::RANGE_NOT_SATISFIABLE, Some("bytes */10")));
+    assert_eq!(
+        (beyond.status, beyond.header("content-range")),
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some("bytes */10"))
+    );
     assert!(error(&beyond).contains("10 bytes"));
     assert_eq!(ask("bytes=1-2,4-5", None).await.status, StatusCode::OK, "what is not understood is ignored");
     client.write_file(&id, "dir/a b.txt", "another one").await;
@@ -428,7 +438,9 @@ async fn a_paused_box_is_resumed_and_a_stopping_server_says_goodbye() {
     assert_eq!(client.status(&id).await, "idle");
     let watch = client.request(Method::GET, &format!("/v2/box/{id}/files/watch")).send().await.expect("an answer");
     yard.down().await;
-    assert!(watch.text().await.expect("it ends").contains("event: error\ndata: {\"error\":\"the server is shutting down"));
+    assert!(
+        watch.text().await.expect("it ends").contains("event: error\ndata: {\"error\":\"the server is shutting down")
+    );
     yard.engine.halt(&box_id(&id));
     yard.up().await;
     assert_eq!(yard.client().read_file(&id, "a").await, "kept");

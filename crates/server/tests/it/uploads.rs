@@ -30,13 +30,18 @@ async fn paths_and_files_belong_together_by_their_order_whatever_stands_between(
     let client = yard.client();
     let id = client.new_box().await;
     let as_typescript = Form::new().text("paths", "/workspace/home/a").part("files", file("A"));
-    let as_typescript = as_typescript.text("paths", "/workspace/home/deep/er/b").part("files", file(vec![0xff, 0, b'\r', b'\n']));
-    let as_python = Form::new().text("paths", "c").text("paths", "ü ü").part("files", file("C")).part("files", file(""));
+    let as_typescript =
+        as_typescript.text("paths", "/workspace/home/deep/er/b").part("files", file(vec![0xff, 0, b'\r', b'\n']));
+    let as_python =
+        Form::new().text("paths", "c").text("paths", "ü ü").part("files", file("C")).part("files", file(""));
     let files_first = Form::new().part("files", file("D")).part("files", file("E")).text("other", "x");
     let files_first = files_first.text("paths", "d").text("paths", "e");
     for (form, count) in [(as_typescript, 2), (as_python, 2), (files_first, 2)] {
         let answer = client.upload(&id, form).await;
-        assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({"message": format!("{count} files uploaded")})));
+        assert_eq!(
+            (answer.status, answer.json()),
+            (StatusCode::OK, json!({"message": format!("{count} files uploaded")}))
+        );
     }
     for (path, content) in [("a", "A"), ("c", "C"), ("ü ü", ""), ("d", "D"), ("e", "E")] {
         assert_eq!(client.read_file(&id, path).await, content, "{path}");
@@ -88,15 +93,24 @@ async fn what_is_wrong_with_a_form_is_said() {
         (Form::new().text("paths", "x".repeat(5000)).part("files", file("a")), 400, "longer than 4095"),
         (Form::new().text("paths", "/etc/x").part("files", file("a")), 403, "permission denied: /etc/x"),
         (Form::new().text("paths", ".").part("files", file("a")), 400, "this is a folder"),
-        (Form::new().part("files", file(mib.clone())).part("files", file("x")).text("paths", "a"), 400, "each path before"),
-        (Form::new().text("paths", "a").part("files", file(vec![0; 3_000_000])), 413, "over the limit of 3000000 bytes"),
+        (
+            Form::new().part("files", file(mib.clone())).part("files", file("x")).text("paths", "a"),
+            400,
+            "each path before",
+        ),
+        (
+            Form::new().text("paths", "a").part("files", file(vec![0; 3_000_000])),
+            413,
+            "over the limit of 3000000 bytes",
+        ),
     ] {
         let answer = client.upload(&id, form).await;
         let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
         assert_eq!((answer.status.as_u16(), error.contains(text)), (status, true), "{error}");
     }
     let nothing = client.request(Method::POST, &format!("/v2/box/{id}/files/upload"));
-    let nothing = client.send(nothing.header("content-type", "multipart/form-data; boundary=x").body("--x--\r\n")).await;
+    let nothing =
+        client.send(nothing.header("content-type", "multipart/form-data; boundary=x").body("--x--\r\n")).await;
     assert_eq!(nothing.json()["message"], "0 files uploaded");
     // What came before what failed is there.
     let form = Form::new().text("paths", "good").part("files", file("g")).text("paths", "/x").part("files", file("x"));

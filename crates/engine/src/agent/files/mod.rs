@@ -4,6 +4,7 @@
 //! after the other. What a box answers is checked as far as it can be: lengths, lists, names, turns. Whatever it does, memory here stays
 //! bounded and every wait has an end: an answer has to come within [`ANSWER_DEADLINE`] or [`LONG_DEADLINE`], and of content at least a
 //! byte within the first of them.
+#![expect(clippy::wildcard_enum_match_arm, reason = "whatever is not what was asked for is out of turn")]
 
 use std::time::Duration;
 
@@ -230,7 +231,9 @@ pub enum Changes {
 /// Whether it can be the name of a file in a folder: others would lead clients elsewhere that put it behind the folder's path.
 fn is_name(text: &PathText) -> bool {
     text.bytes().is_some_and(|name| {
-        !name.is_empty() && name.len() <= NAME_MAX && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+        !name.is_empty()
+            && name.len() <= NAME_MAX
+            && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
             && !matches!(&*name, b"." | b"..")
     })
 }

@@ -124,7 +124,8 @@ impl Work {
                 }
             }
             Lie::EndlessMatches => {
-                let found = Match { path: "/x".into(), kind: FileKind::File, line: Some(0), text: Some("x".repeat(900)) };
+                let found =
+                    Match { path: "/x".into(), kind: FileKind::File, line: Some(0), text: Some("x".repeat(900)) };
                 while !self.job.has_ended() && self.job.is_followed() {
                     self.say(&Answer::Matches { matches: vec![found.clone(); ENTRIES_MAX] }).await;
                 }

@@ -77,7 +77,7 @@ pub(super) fn place(path: &PathText) -> Result<Vec<u8>, Refusal> {
     }
     let path: Vec<u8> = parts.iter().flat_map(|part| [&b"/"[..], part].concat()).collect();
     let is_in = |root: &&str| path.strip_prefix(root.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
-    if ROOTS.iter().any(|root| is_in(&root)) {
+    if ROOTS.iter().any(is_in) {
         Ok(path)
     } else {
         Err(Refusal(Failure::Denied, "the path leads out of the folders that may be used"))
@@ -122,7 +122,11 @@ impl Tree {
     /// What is below a folder, or the file itself.
     pub(super) fn below(&self, folder: &[u8]) -> Vec<(Vec<u8>, Node)> {
         let nodes = lock(&self.nodes);
-        nodes.iter().filter(|(path, _)| is_below(path, folder)).map(|(path, node)| (path.clone(), node.clone())).collect()
+        nodes
+            .iter()
+            .filter(|(path, _)| is_below(path, folder))
+            .map(|(path, node)| (path.clone(), node.clone()))
+            .collect()
     }
 
     pub(super) fn list(

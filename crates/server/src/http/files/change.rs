@@ -7,11 +7,11 @@ use boxyard_proto::api::boxes::MessageBody;
 use boxyard_proto::api::files::{ChangeMode, FileStat, MakeFolder, RemoveFile, RenameFile, StatQuery};
 use boxyard_proto::files::Ask;
 
-use super::refusal::{FileRefusals, about, about_words};
 use super::{begin, given};
 use crate::boxes::FilePath;
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about, about_words};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Json, Path, Query};
 

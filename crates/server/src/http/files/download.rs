@@ -12,11 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 
 use super::range::Range;
-use super::refusal::{FileRefusals, about};
 use super::{begin, given};
 use crate::boxes::{FileContent, FileError, FilePath, Kept};
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Path, Query};
 
@@ -71,7 +71,7 @@ async fn part(
     }
     let Some((from, length)) = range.of(stat.size) else {
         let text = format!("{}: the file has {} bytes, and none in this range", path.shown(), stat.size);
-        let mut refusal = ApiError::status(StatusCode::RANGE_NOT_SATISFIABLE, text).into_response();
+        let mut refusal = ApiError::no_such_range(text).into_response();
         set(refusal.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{}", stat.size));
         return Ok(Some(refusal));
     };
@@ -154,11 +154,11 @@ fn set(head: &mut HeaderMap, name: HeaderName, value: &str) {
 /// be had.
 async fn body(mut content: FileContent, refuse: impl Fn(FileError) -> ApiError) -> Result<Body, ApiError> {
     let Some(first) = content.next().await.map_err(&refuse)? else {
-        shrunk(&content).map_err(|text| ApiError::status(StatusCode::CONFLICT, text))?;
+        shrunk(&content).map_err(ApiError::conflict)?;
         return Ok(Body::empty());
     };
     let Some(second) = content.next().await.map_err(&refuse)? else {
-        shrunk(&content).map_err(|text| ApiError::status(StatusCode::CONFLICT, text))?;
+        shrunk(&content).map_err(ApiError::conflict)?;
         return Ok(first.into());
     };
     Ok(Body::from_stream(unfold(Some((vec![second, first], content)), async |at| {

@@ -12,7 +12,10 @@ use crate::http::error::ApiError;
 /// The path that a request has to give, as text or in base64. `name` is the field's.
 pub(super) fn path(name: &str, text: Option<String>, base64: Option<String>) -> Result<FilePath, ApiError> {
     let given = given(name, text, base64)?.filter(|path| !path.is_empty());
-    checked(name, &given.ok_or_else(|| ApiError::bad_request(format!("{name} is required: the path of a file or folder")))?)
+    checked(
+        name,
+        &given.ok_or_else(|| ApiError::bad_request(format!("{name} is required: the path of a file or folder")))?,
+    )
 }
 
 /// The folder that a request may give; the workspace when it gives none.

@@ -9,12 +9,12 @@ use boxyard_engine::agent::files::Part;
 use boxyard_proto::api::files::{FileEntry, FileList, ListQuery};
 use boxyard_proto::files::{Ask, Entry, FileKind, LIST_MAX, PathText};
 
-use super::refusal::{FileRefusals, about};
 use super::told::{AsyncNext, List, Piece, tell};
 use super::{begin, given};
 use crate::boxes::{FileError, FileWork};
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Path, Query};
 

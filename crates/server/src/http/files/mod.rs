@@ -20,7 +20,6 @@ pub(super) mod list;
 mod parts;
 mod range;
 pub(super) mod read;
-mod refusal;
 pub(super) mod search;
 mod told;
 mod transfer;

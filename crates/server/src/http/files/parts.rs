@@ -141,3 +141,93 @@ fn refusal(failure: Option<BodyError>, error: &multer::Error) -> ApiError {
         None => ApiError::bad_request(format!("the multipart body is malformed or not complete: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use axum::extract::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A part's name and content.
+    type Found = (Option<String>, Vec<u8>);
+
+    /// The parts of a body that comes in these pieces, or why there are none.
+    fn parts(pieces: Vec<Vec<u8>>) -> Result<Vec<Found>, ApiError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let pieces = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
+            let body = Body::from_stream(futures_util::stream::iter(pieces));
+            let mut parts = Parts::new(Incoming::new(Request::new(body), 1 << 20), "x".into());
+            let mut all = Vec::new();
+            while let Some(mut field) = parts.next().await? {
+                let (name, mut content) = (field.name().map(str::to_owned), Vec::new());
+                while let Some(bytes) = parts.content(&mut field).await? {
+                    content.extend_from_slice(&bytes);
+                }
+                all.push((name, content));
+            }
+            Ok(all)
+        })
+    }
+
+    fn cut(all: &[u8], mut cuts: Vec<usize>) -> Vec<Vec<u8>> {
+        cuts.iter_mut().for_each(|cut| *cut = (*cut).min(all.len()));
+        cuts.push(all.len());
+        cuts.sort_unstable();
+        let mut from = 0;
+        cuts.into_iter().map(|to| all[std::mem::replace(&mut from, to)..to].to_vec()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_the_same_wherever_the_body_is_cut(
+            contents in prop::collection::vec(prop::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'-'), Just(b'x'), any::<u8>()], 0..40), 0..6),
+            cuts in prop::collection::vec(0..600_usize, 0..8),
+        ) {
+            let mut all = Vec::new();
+            let mut expected = Vec::new();
+            for content in contents {
+                // What has the boundary in it is no content of a part.
+                if [b"\r\n--x", &content[..], b"\r\n--x"].concat().windows(5).filter(|part| part == b"\r\n--x").count() > 2 {
+                    continue;
+                }
+                all.extend_from_slice(b"--x\r\nContent-Disposition: form-data; name=\"files\"\r\n\r\n");
+                all.extend_from_slice(&content);
+                all.extend_from_slice(b"\r\n");
+                expected.push((Some("files".to_owned()), content));
+            }
+            all.extend_from_slice(b"--x--\r\n");
+            let found = parts(cut(&all, cuts)).map_err(|error| TestCaseError::fail(error.message().to_owned()))?;
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn whatever_comes_there_is_an_end(
+            all in prop::collection::vec(prop::sample::select(vec![
+                "--x", "\r\n", "--", "Content-Disposition: form-data; name=\"a", "\"", ":", "\0", "ü", "\r\n\r\n",
+            ]), 0..30),
+            cuts in prop::collection::vec(0..200_usize, 0..6),
+        ) {
+            // It ends at all, and without a panic.
+            let _ = parts(cut(all.concat().as_bytes(), cuts));
+        }
+    }
+
+    #[test]
+    fn a_head_that_has_no_end_is_refused() {
+        let endless = |start: &[u8]| [vec![start.to_vec()], vec![vec![b'a'; 10_000]; 50]].concat();
+        for start in [&b"--x\r\nContent-Disposition: "[..], b"", b"--x\r\nA: b\r\n"] {
+            let refused = parts(endless(start)).expect_err("no end");
+            assert!(refused.message().contains("head of a part"), "{}", refused.message());
+        }
+        // A long content is none of that.
+        let whole = [&b"--x\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n"[..], &[b'-'; 500_000], b"\r\n--x--"]
+            .concat();
+        assert_eq!(parts(vec![whole]).map(|parts| parts.len()).ok(), Some(1));
+    }
+}

@@ -13,7 +13,9 @@ impl Range {
     /// Reads the header; none where it is not one range of bytes.
     pub(super) fn parse(header: &str) -> Option<Self> {
         let (first, last) = header.trim().strip_prefix("bytes=")?.trim().split_once('-')?;
-        let number = |text: &str| (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?;
+        let number = |text: &str| {
+            (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
+        };
         match (first.trim(), last.trim()) {
             ("", last) => number(last).map(Self::Last),
             (first, "") => Some(Self::From(number(first)?, None)),

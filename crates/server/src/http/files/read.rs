@@ -8,15 +8,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxyard_proto::api::files::{FileContent as Answer, RANGE_MAX, READ_MAX, ReadQuery};
 use boxyard_proto::files::Ask;
-use http::StatusCode;
 
 use super::given::Encoding;
-use super::refusal::{FileRefusals, about};
 use super::told::{AsyncNext, Piece, tell};
 use super::{begin, given};
 use crate::boxes::{FileContent, FileError};
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Path, Query};
 
@@ -47,7 +46,7 @@ pub(crate) async fn read(
             "{}: the file is longer than the {READ_MAX} bytes that can be read as JSON; use files/download, or read ranges",
             path.shown()
         );
-        return Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, text));
+        return Err(ApiError::file_too_long(text));
     }
     let encoder = Encoder { encoding, begun: false, held: Vec::new() };
     tell(Reading { content, encoder }, Content, about(&path)).await

@@ -9,12 +9,12 @@ use boxyard_proto::api::files::{FileMatch, FileMatches, SearchQuery};
 use boxyard_proto::files::{Ask, Match, SEARCH_DEFAULT, SEARCH_MAX, Search};
 
 use super::list::endless;
-use super::refusal::{FileRefusals, about};
 use super::told::{AsyncNext, List, Piece, tell};
 use super::{begin, given};
 use crate::boxes::{FileError, FileWork};
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Path, Query};
 

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::refusal::about;
 use crate::boxes::{FileError, FilePath, FileWork};
 use crate::http::error::ApiError;
+use crate::http::error::files::about;
 
 /// Requests at most that are not answered.
 const IN_FLIGHT: usize = 512;

@@ -13,12 +13,12 @@ use multer::Field;
 
 use super::incoming::Incoming;
 use super::parts::{Parts, boundary};
-use super::refusal::FileRefusals;
 use super::transfer::{Sending, Transferred, transfer};
 use super::{begin, given};
 use crate::boxes::FilePath;
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::FileRefusals;
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::Path;
 
@@ -116,13 +116,19 @@ impl Pairs {
         self.paths_bytes += path.bytes().len();
         self.paths.push_back(path);
         if self.paths.len() > PATHS_MAX || self.paths_bytes > PATHS_BYTES_MAX {
-            let text = format!("more than {PATHS_MAX} paths, or {PATHS_BYTES_MAX} bytes of them, come before their files");
+            let text =
+                format!("more than {PATHS_MAX} paths, or {PATHS_BYTES_MAX} bytes of them, come before their files");
             return Err(ApiError::bad_request(text));
         }
         Ok(())
     }
 
-    async fn file(&mut self, parts: &Parts, mut field: Field<'static>, sending: &mut Sending<'_>) -> Result<(), ApiError> {
+    async fn file(
+        &mut self,
+        parts: &Parts,
+        mut field: Field<'static>,
+        sending: &mut Sending<'_>,
+    ) -> Result<(), ApiError> {
         if let Some(path) = self.paths.pop_front() {
             self.paths_bytes -= path.bytes().len();
             begin_file(sending, path).await?;

@@ -16,11 +16,11 @@ use http::header;
 use serde::Serialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::refusal::{FileRefusals, about};
 use super::{begin, given};
 use crate::boxes::FileWork;
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Path, Query};
 

@@ -9,16 +9,15 @@ use boxyard_engine::agent::files::{ANSWER_DEADLINE, FilesError, LONG_DEADLINE};
 use boxyard_proto::api::boxes::MessageBody;
 use boxyard_proto::api::files::{PutQuery, UnpackQuery, Unpacked, WriteFile};
 use boxyard_proto::files::{Ask, Failure};
-use http::StatusCode;
 
 use super::given::Encoding;
 use super::incoming::Incoming;
-use super::refusal::{FileRefusals, about};
 use super::transfer::{Sending, Transferred, transfer};
 use super::{begin, given};
 use crate::boxes::{FileError, FilePath, FileWork, Kept};
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::error::files::{FileRefusals, about};
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::{Json, Path, Query};
 
@@ -150,5 +149,5 @@ async fn check_version(work: &mut FileWork, path: &FilePath, version: &str) -> R
         return Ok(());
     }
     let what = if now.is_some() { "the file has changed meanwhile" } else { "the file is gone meanwhile" };
-    Err(ApiError::status(StatusCode::CONFLICT, format!("{}: {what}", path.shown())))
+    Err(ApiError::conflict(format!("{}: {what}", path.shown())))
 }

@@ -10,8 +10,8 @@ use boxyard_proto::files::Failure;
 use boxyard_proto::wire::FailedKind;
 use http::StatusCode;
 
+use super::ApiError;
 use crate::boxes::{FileError, FilePath};
-use crate::http::error::ApiError;
 
 /// Characters of a path that a refusal shows.
 const SHOWN_MAX: usize = 500;
@@ -35,13 +35,30 @@ pub enum FileRefusals {
 }
 
 /// What to answer when something about `path` failed.
-pub(super) fn about(path: &FilePath) -> impl Fn(FileError) -> ApiError {
+pub(crate) fn about(path: &FilePath) -> impl Fn(FileError) -> ApiError {
     move |error| refusal(error, Some(path.shown()))
 }
 
 /// What to answer when something failed that is about these words.
-pub(super) fn about_words(words: String) -> impl Fn(FileError) -> ApiError {
+pub(crate) fn about_words(words: String) -> impl Fn(FileError) -> ApiError {
     move |error| refusal(error, Some(words.clone()))
+}
+
+impl ApiError {
+    /// It is not possible as things are.
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
+    /// A file is longer than can be answered so.
+    pub(crate) fn file_too_long(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// A file has nothing in the range that is asked for.
+    pub(crate) fn no_such_range(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, message)
+    }
 }
 
 impl From<FileError> for ApiError {
@@ -53,11 +70,11 @@ impl From<FileError> for ApiError {
 fn refusal(error: FileError, about: Option<String>) -> ApiError {
     match error {
         FileError::Box(error) => error.into(),
-        FileError::Interrupted(text) => ApiError::status(StatusCode::CONFLICT, text),
+        FileError::Interrupted(text) => ApiError::new(StatusCode::CONFLICT, text),
         FileError::Leaving => ApiError::leaving(),
         FileError::Files(FilesError::Refused { kind, message }) => {
             let about: Option<String> = about.map(|about| about.chars().take(SHOWN_MAX).collect());
-            ApiError::status(status(kind), text(kind, about.as_deref(), &message))
+            ApiError::new(status(kind), text(kind, about.as_deref(), &message))
         }
         FileError::Files(FilesError::Agent(error)) => of_agent(error),
     }
@@ -94,17 +111,17 @@ fn text(kind: Failure, about: Option<&str>, message: &str) -> String {
 fn of_agent(error: AgentError) -> ApiError {
     match &error {
         AgentError::Refused { kind: FailedKind::Exhausted, message } => {
-            ApiError::status(StatusCode::SERVICE_UNAVAILABLE, message.clone())
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message.clone())
         }
         AgentError::Engine(engine) if engine.kind == ErrorKind::Exhausted => {
-            ApiError::status(StatusCode::SERVICE_UNAVAILABLE, "the box is too busy to take more work")
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the box is too busy to take more work")
         }
         AgentError::Engine(engine) if engine.kind == ErrorKind::NotFound => {
-            ApiError::status(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost")
+            ApiError::new(StatusCode::NOT_FOUND, "Box not found: it was deleted or lost")
         }
         AgentError::TooOld(_) => ApiError::unsupported(error.to_string()),
         AgentError::Engine(_) | AgentError::Refused { .. } | AgentError::Lost { .. } | AgentError::Protocol(_) => {
-            ApiError::bad_gateway(&error)
+            ApiError::new(StatusCode::BAD_GATEWAY, error.to_string()).because(&error)
         }
     }
 }
