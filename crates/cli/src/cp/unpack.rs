@@ -15,7 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat, unlinkat};
 use rustix::io::Errno;
-use tar::{Archive, Entry, EntryType};
+use tar::{Archive, Entry};
 use tokio::sync::mpsc::Receiver;
 
 use super::failed;
@@ -94,37 +94,35 @@ fn place<R: Read>(
     let Some((name, above)) = parts.split_last() else { return Ok(Placed::Yes) };
     let depth = above.len();
     let above = walk(root, above)?;
-    match entry.header().entry_type() {
-        EntryType::Directory => {
-            let folder = walk(&above, std::slice::from_ref(name))?;
-            if folders.len() < FOLDERS_MAX {
-                folders.push((folder, mode));
-            }
+    let kind = entry.header().entry_type();
+    if kind.is_dir() {
+        let folder = walk(&above, std::slice::from_ref(name))?;
+        if folders.len() < FOLDERS_MAX {
+            folders.push((folder, mode));
         }
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            remove(&above, name)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&above, name.as_os_str(), flags, Mode::from_raw_mode(0o600))?);
-            let size = entry.size();
-            if io::copy(entry, &mut file)? != size {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            fchmod(&file, mode)?;
-            if let Ok(seconds) = entry.header().mtime()
-                && let Some(time) = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-            {
-                file.set_times(FileTimes::new().set_modified(time))?;
-            }
+    } else if kind.is_file() || kind.is_contiguous() {
+        remove(&above, name)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&above, name.as_os_str(), flags, Mode::from_raw_mode(0o600))?);
+        let size = entry.size();
+        if io::copy(entry, &mut file)? != size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        EntryType::Symlink => {
-            let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
-            if !stays_within(&target, depth) {
-                return Ok(Placed::LeftOut);
-            }
-            remove(&above, name)?;
-            symlinkat(OsStr::from_bytes(&target), &above, name.as_os_str())?;
+        fchmod(&file, mode)?;
+        if let Ok(seconds) = entry.header().mtime()
+            && let Some(time) = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        {
+            file.set_times(FileTimes::new().set_modified(time))?;
         }
-        EntryType::Link | EntryType::Char | EntryType::Block | EntryType::Fifo | _ => return Ok(Placed::LeftOut),
+    } else if kind.is_symlink() {
+        let target = entry.link_name_bytes().map(|target| target.into_owned()).unwrap_or_default();
+        if !stays_within(&target, depth) {
+            return Ok(Placed::LeftOut);
+        }
+        remove(&above, name)?;
+        symlinkat(OsStr::from_bytes(&target), &above, name.as_os_str())?;
+    } else {
+        return Ok(Placed::LeftOut);
     }
     Ok(Placed::Yes)
 }
@@ -215,7 +213,7 @@ impl Read for Pieces {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use tar::{Builder, Header};
+    use tar::{Builder, EntryType, Header};
 
     use super::*;
 
