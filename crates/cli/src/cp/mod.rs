@@ -86,6 +86,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
     }
 }
 
+/// The permission bits that files from a box get here: never more than this user gives to new ones.
+fn granted(mode: u32) -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022);
+    mode & 0o777 & !mask
+}
+
 /// The last name of a path here, which is what a copy of it is called.
 fn name_of(path: &std::path::Path) -> Result<PathBuf, Failure> {
     let whole = path.canonicalize().map_err(|error| failed("find", path, error))?;

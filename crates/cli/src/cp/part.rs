@@ -8,6 +8,8 @@ use std::time::SystemTime;
 
 use boxyard_proto::api::files::FileStat;
 
+use super::granted;
+
 /// How such files end.
 const ENDING: &str = ".boxyard-part";
 
@@ -78,7 +80,7 @@ impl Part {
 
     /// It is whole: it gets its name, permission bits and time.
     pub(super) fn finish(self, to: &Path, stat: &FileStat) -> io::Result<()> {
-        let mode = u32::from_str_radix(&stat.mode, 8).unwrap_or(0o644) & 0o777;
+        let mode = granted(u32::from_str_radix(&stat.mode, 8).unwrap_or(0o644));
         self.file.set_permissions(Permissions::from_mode(mode))?;
         if let Ok(time) = stat.mod_time.parse::<jiff::Timestamp>() {
             self.file.set_times(FileTimes::new().set_modified(SystemTime::from(time)))?;

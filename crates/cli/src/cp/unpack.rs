@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tar::{Archive, Entry};
 use tokio::sync::mpsc::Receiver;
 
-use super::failed;
+use super::{failed, granted};
 use crate::failure::Failure;
 
 /// Names in a path at most.
@@ -33,6 +33,7 @@ pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Resu
     // The folder itself is the user's choice, links and all.
     let root = openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(|error| failed("open", folder, error.into()))?;
+    let mask = granted(0o777);
     let (mut left_out, mut folders) = (Vec::new(), Vec::new());
     let mut pieces = Pieces { from: packed, piece: Bytes::new(), ended: false };
     let mut archive = Archive::new(&mut pieces);
@@ -46,7 +47,7 @@ pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Resu
                 name.display().to_string().escape_debug()
             )));
         };
-        let placed = place(&root, &parts, &mut entry, &mut folders);
+        let placed = place(&root, &parts, &mut entry, &mut folders, mask);
         match placed.map_err(|error| failed("write", &folder.join(&name), error))? {
             Placed::Yes => {}
             Placed::LeftOut => left_out.push(name),
@@ -89,8 +90,9 @@ fn place<R: Read>(
     parts: &[OsString],
     entry: &mut Entry<'_, R>,
     folders: &mut Vec<(OwnedFd, Mode)>,
+    mask: u32,
 ) -> io::Result<Placed> {
-    let mode = Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o777);
+    let mode = Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & mask);
     let Some((name, above)) = parts.split_last() else { return Ok(Placed::Yes) };
     let depth = above.len();
     let above = walk(root, above)?;
