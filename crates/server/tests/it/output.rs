@@ -108,8 +108,18 @@ async fn followers_get_what_comes_and_the_end_and_hold_nothing_up() {
     assert_eq!(first.chunk().await.expect("a chunk").expect("bytes"), "two\n", "at once");
     yard.engine.open("much");
     yard.engine.came_to("end", 1).await;
-    let now = client.output(&id, &run, "").await;
-    assert_eq!((now.body.len(), now.header("x-box-run-status")), (3_000_008, Some("running")), "up to now, and ends");
+    // The program has written all of it, which the server reads soon.
+    let whole = async {
+        loop {
+            let now = client.output(&id, &run, "").await;
+            if now.body.len() == 3_000_008 {
+                return now;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let now = tokio::time::timeout(crate::support::PATIENCE, whole).await.expect("all that was written");
+    assert_eq!(now.header("x-box-run-status"), Some("running"), "up to now, and ends");
     yard.engine.open("end");
     let rest = first.bytes().await.expect("the rest");
     assert!(rest.len() == 3_000_000);

@@ -231,9 +231,11 @@ impl<'a> Watch<'a> {
     }
 
     fn created(&mut self, path: &[u8], is_dir: bool) {
-        if !self.told.remove(path) {
-            self.push(ChangeKind::Create, path, None, is_dir);
+        if self.told.remove(path) {
+            // What is in it was told, and is watched, when the folder that it is in was looked into.
+            return;
         }
+        self.push(ChangeKind::Create, path, None, is_dir);
         if is_dir && self.recursive {
             // One that is gone again, or has become something else, has nothing in it.
             let watched = Path::new(path.into()).and_then(|at| {
