@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use boxyard_proto::api::files::FileType;
-use reqwest::Method;
+use boxyard_proto::api::files::{FileStat, FileType};
+use reqwest::{Method, Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::bar::bar;
 use super::part::Part;
 use super::place::Remote;
-use super::{Copy, blocking, failed, unpack};
+use super::{Copy, blocking, failed, shown, unpack};
 use crate::failure::Failure;
 use crate::output::note;
 
@@ -75,49 +75,63 @@ fn within(from: &Remote, to: &Path, contents_only: bool) -> Result<PathBuf, Fail
 
 /// One file, from where an earlier copy of the same version broke off.
 async fn file(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Failure> {
-    let mut tries = 0;
+    let (mut idle, mut versions) = (0, Vec::new());
     loop {
-        let had = match fetch(copy, from, to).await {
-            Ok(()) => return Ok(()),
-            Err(Broken { failure, goes_on: false, .. }) => return Err(failure),
-            Err(Broken { failure, had, .. }) if tries >= RETRIES && had == 0 => return Err(failure),
-            Err(Broken { failure, had, .. }) => {
-                note(&format!("boxyard: {}; going on from where it was", failure.text()));
-                had
-            }
-        };
+        let Broken { failure, had, version, goes_on } =
+            match fetch(copy, from, to, idle > 0 || !versions.is_empty()).await {
+                Ok(()) => return Ok(()),
+                Err(broken) => broken,
+            };
+        idle = if had > 0 { 0 } else { idle + 1 };
+        if version.is_some() && versions.last() != Some(&version) {
+            versions.push(version);
+        }
+        if !goes_on || idle > IDLE_MAX {
+            return Err(failure);
+        }
+        if versions.len() > VERSIONS_MAX {
+            return Err(Failure::plain(format!("{}: the file is changed again and again while it is read", from.path)));
+        }
+        note(&format!("boxyard: {}; going on from where it was", failure.text()));
         if had == 0 {
             sleep(PAUSE).await;
         }
-        tries = if had > 0 { 1 } else { tries + 1 };
     }
 }
 
-/// The pause before that.
+/// The pause after a try in which nothing came.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a copy that makes no progress is tried again.
-const RETRIES: u32 = 3;
+/// Tries in a row in which nothing comes.
+const IDLE_MAX: u32 = 10;
+
+/// Versions of a file that are begun with: one that others write all the time may never stand still for long enough.
+const VERSIONS_MAX: usize = 5;
 
 /// A copy that did not come to its end.
 struct Broken {
     failure: Failure,
     /// Bytes that came this time.
     had: u64,
+    /// Of which version.
+    version: Option<String>,
     /// Whether to try again.
     goes_on: bool,
 }
 
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
-        Self { failure, had: 0, goes_on: false }
+        Self { failure, had: 0, version: None, goes_on: false }
     }
 }
 
-async fn fetch(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Broken> {
-    let stat = from.stat(&copy.client).await?;
-    let stat = stat.ok_or_else(|| Failure::plain(format!("{}: the file is gone from the box", from.path)))?;
-    let mut part = Part::open(to, &stat.version).map_err(|error| failed("write", to, error))?;
+/// Fetches what is missing of a file; `again` where the box was there before, so that a server that does not answer may come back.
+async fn fetch(copy: &Copy, from: &Remote, to: &Path, again: bool) -> Result<(), Broken> {
+    let unreached = |failure, goes_on| Broken { goes_on, ..Broken::from(failure) };
+    let write = |error| failed("write", to, error);
+    let stat = from.stat(&copy.client).await.map_err(|failure| unreached(failure, again))?;
+    let mut stat = stat.ok_or_else(|| Failure::plain(format!("{}: the file is gone from the box", from.path)))?;
+    let mut part = Part::open(to, &stat.version).map_err(write)?;
     let mut request = from.request(&copy.client, Method::GET, "download", &[("path", &from.path)]);
     if part.length() > 0 && part.length() < stat.size {
         request = request
@@ -125,45 +139,66 @@ async fn fetch(copy: &Copy, from: &Remote, to: &Path) -> Result<(), Broken> {
             .header("if-range", format!("\"{}\"", stat.version));
     } else if part.length() == stat.size && stat.size > 0 {
         // All of it came the last time.
-        return Ok(part.finish(to, &stat).map_err(|error| failed("write", to, error))?);
+        return Ok(part.finish(to, &stat).map_err(write)?);
     }
-    let answer = copy.client.ask(request).await;
-    let mut answer = answer.map_err(|failure| Broken { failure, had: 0, goes_on: true })?;
+    let mut answer = copy.client.ask(request).await.map_err(|failure| unreached(failure, true))?;
     if !answer.status().is_success() {
         return Err(copy.client.refusal(answer).await.into());
     }
-    if answer.status() != reqwest::StatusCode::PARTIAL_CONTENT {
-        part.restart().map_err(|error| failed("write", to, error))?;
-    }
-    let tag = answer.headers().get("etag").and_then(|tag| tag.to_str().ok()).unwrap_or_default();
-    if tag.trim_matches('"') != stat.version {
+    let is_rest = answer.status() == StatusCode::PARTIAL_CONTENT;
+    if told(&answer, "etag").trim_matches('"') != stat.version {
+        // It is another one since, and this is all of it.
         part.forget();
-        return Err(Broken {
-            failure: Failure::plain(format!("{} was changed meanwhile", from.path)),
-            had: 1,
-            goes_on: true,
-        });
+        match now(&answer, &stat).filter(|_| !is_rest) {
+            Some(now) => stat = now,
+            None => {
+                return Err(
+                    Failure::plain(format!("{}: the server does not say which version it sends", from.path)).into()
+                );
+            }
+        }
+        part = Part::open(to, &stat.version).map_err(write)?;
+    }
+    if !is_rest {
+        part.restart().map_err(write)?;
     }
     let bar = bar(copy, &from.path, Some(stat.size));
     bar.set_position(part.length());
     let before = part.length();
+    let broken = |failure, part: &Part| Broken {
+        failure,
+        had: part.length() - before,
+        version: Some(stat.version.clone()),
+        goes_on: true,
+    };
     loop {
         let piece = match answer.chunk().await {
             Ok(Some(piece)) => piece,
             Ok(None) => break,
-            Err(error) => {
-                return Err(Broken { failure: broke_off(error), had: part.length() - before, goes_on: true });
-            }
+            Err(error) => return Err(broken(broke_off(error), &part)),
         };
         bar.inc(piece.len() as u64);
-        part.write(&piece).map_err(|error| failed("write", to, error))?;
+        part.write(&piece).map_err(write)?;
     }
     bar.finish_and_clear();
     if part.length() != stat.size {
         let failure = Failure::plain(format!("{}: {} of {} bytes came", from.path, part.length(), stat.size));
-        return Err(Broken { failure, had: part.length() - before, goes_on: true });
+        return Err(broken(failure, &part));
     }
-    Ok(part.finish(to, &stat).map_err(|error| failed("write", to, error))?)
+    Ok(part.finish(to, &stat).map_err(write)?)
+}
+
+/// What a header says.
+fn told<'a>(answer: &'a Response, name: &str) -> &'a str {
+    answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// What the file is that comes, by the answer's headers; none where they do not say it.
+fn now(answer: &Response, before: &FileStat) -> Option<FileStat> {
+    let version = told(answer, "etag").trim_matches('"').to_owned();
+    let changed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(told(answer, "last-modified")).ok()?;
+    let (size, mode) = (answer.content_length()?, told(answer, "x-file-mode").to_owned());
+    (!version.is_empty()).then(|| FileStat { version, size, mode, mod_time: changed.to_string(), ..before.clone() })
 }
 
 async fn folder(copy: &Copy, from: &Remote, to: PathBuf) -> Result<(), Failure> {
@@ -191,11 +226,15 @@ async fn folder(copy: &Copy, from: &Remote, to: PathBuf) -> Result<(), Failure> 
     };
     let (unpacked, ()) = tokio::join!(unpacking, receiving);
     bar.finish_and_clear();
-    for name in unpacked? {
+    let left_out = unpacked?;
+    for name in left_out.names {
         note(&format!(
             "boxyard: {} is left out: a link that leads elsewhere, or something that is no file",
-            name.display()
+            shown(&name)
         ));
+    }
+    if left_out.more > 0 {
+        note(&format!("boxyard: and {} more", left_out.more));
     }
     Ok(())
 }

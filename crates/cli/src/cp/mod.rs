@@ -75,7 +75,12 @@ impl Cp {
 
 /// A failure with a file here.
 fn failed(doing: &str, path: &std::path::Path, error: std::io::Error) -> Failure {
-    Failure::failed(format!("cannot {doing} {}", path.display()), error)
+    Failure::failed(format!("cannot {doing} {}", shown(path)), error)
+}
+
+/// A path as a terminal may have it: a box can name its files as it likes.
+fn shown(path: &std::path::Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Runs what blocks. It goes on when nobody waits any more, and ends with what it reads from or writes to.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -43,14 +43,15 @@ impl Part {
             }
         }
         let path = folder.join(own);
-        let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(no_follow)
-            .open(&path)?;
+        // Somebody else may have put something of that name into a folder that all write to: a FIFO is not waited for either.
+        let plain = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let plain = i32::try_from(plain.bits()).unwrap_or(0);
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(plain).open(&path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() != 1 || metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other(format!("{} is in the way", super::shown(&path))));
+        }
         let length = file.seek(SeekFrom::End(0))?;
         Ok(Self { path, file, length })
     }

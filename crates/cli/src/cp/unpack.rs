@@ -4,6 +4,7 @@
 //! Every step from the folder down is taken by descriptor and through no link, so there is no moment in which a path could come to mean
 //! something else.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileTimes};
 use std::io::{self, Read};
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use tar::{Archive, Entry};
 use tokio::sync::mpsc::Receiver;
 
-use super::{failed, granted};
+use super::{failed, granted, shown};
 use crate::failure::Failure;
 
 /// Names in a path at most.
@@ -27,32 +28,56 @@ const DEPTH_MAX: usize = 256;
 /// How folders on the way are opened.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Unpacks what comes into `folder`, which is made if it is missing; returns the names that are left out. Blocks.
-pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Result<Vec<PathBuf>, Failure> {
+/// Bytes that the heads of an entry may take, with its long names: the library keeps those in memory, however long they are.
+const HEAD_MAX: u64 = 256 * 1024;
+
+/// Names at most that are told as left out.
+const TOLD_MAX: usize = 100;
+
+/// What was left out of an archive.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// The first names.
+    pub(super) names: Vec<PathBuf>,
+    /// How many more there are.
+    pub(super) more: u64,
+}
+
+/// Unpacks what comes into `folder`, which is made if it is missing; returns what is left out. Blocks.
+pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Result<LeftOut, Failure> {
     fs::create_dir_all(folder).map_err(|error| failed("make", folder, error))?;
     // The folder itself is the user's choice, links and all.
     let root = openat(CWD, folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(|error| failed("open", folder, error.into()))?;
     let mask = granted(0o777);
-    let (mut left_out, mut folders) = (Vec::new(), Vec::new());
-    let mut pieces = Pieces { from: packed, piece: Bytes::new(), ended: false };
+    let (mut left_out, mut folders) = (LeftOut::default(), Vec::new());
+    let allowed = Cell::new(None);
+    let mut pieces = Pieces { from: packed, piece: Bytes::new(), ended: false, allowed: &allowed };
     let mut archive = Archive::new(&mut pieces);
     let broken = |error: io::Error| Failure::failed("what the box sends is no whole archive", error);
-    for entry in archive.entries().map_err(broken)? {
+    let mut entries = archive.entries().map_err(broken)?;
+    loop {
+        allowed.set(Some(HEAD_MAX));
+        let Some(entry) = entries.next() else { break };
+        allowed.set(None);
         let mut entry = entry.map_err(broken)?;
         let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()).to_os_string());
         let Some(parts) = parts(&name) else {
             return Err(Failure::plain(format!(
                 "the box sends an archive with the name '{}', which leads elsewhere: nothing more is unpacked",
-                name.display().to_string().escape_debug()
+                shown(&name)
             )));
         };
         let placed = place(&root, &parts, &mut entry, &mut folders, mask);
         match placed.map_err(|error| failed("write", &folder.join(&name), error))? {
             Placed::Yes => {}
-            Placed::LeftOut => left_out.push(name),
+            Placed::LeftOut if left_out.names.len() < TOLD_MAX => left_out.names.push(name),
+            Placed::LeftOut => left_out.more += 1,
         }
+        // What is not looked at would count as the next one's head.
+        io::copy(&mut entry, &mut io::sink()).map_err(broken)?;
     }
+    allowed.set(None);
     if !pieces.has_ended().map_err(broken)? {
         return Err(broken(io::ErrorKind::UnexpectedEof.into()));
     }
@@ -157,35 +182,36 @@ fn remove(folder: impl AsFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// Whether a link in a folder so deep below the top leads to what is below the top, links on its way left aside: those are checked where
-/// they are made, and a link to one that is left out leads nowhere.
+/// Whether a link in a folder so deep below the top leads to what is below the top, as long as the links on its way do: those are checked
+/// where they are made. So `..` may only stand at the beginning, where it is about the folder itself: what comes after a name may be about
+/// wherever a link of that name leads.
 fn stays_within(target: &[u8], depth: usize) -> bool {
     if target.is_empty() || target.contains(&0) {
         return false;
     }
-    let mut depth = i64::try_from(depth).unwrap_or(i64::MAX);
+    let (mut depth, mut goes_down) = (depth, false);
     for component in Path::new(OsStr::from_bytes(target)).components() {
         match component {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => goes_down = true,
             Component::CurDir => {}
+            Component::ParentDir if goes_down || depth == 0 => return false,
             Component::ParentDir => depth -= 1,
             Component::RootDir | Component::Prefix(_) => return false,
-        }
-        if depth < 0 {
-            return false;
         }
     }
     true
 }
 
 /// What comes, to be read.
-struct Pieces {
+struct Pieces<'a> {
     from: Receiver<io::Result<Bytes>>,
     piece: Bytes,
     ended: bool,
+    /// How much more may be read, if that is bounded at the moment.
+    allowed: &'a Cell<Option<u64>>,
 }
 
-impl Pieces {
+impl Pieces<'_> {
     /// Reads what is left; whether it ends as it should.
     fn has_ended(&mut self) -> io::Result<bool> {
         let mut room = [0; 64 * 1024];
@@ -194,8 +220,12 @@ impl Pieces {
     }
 }
 
-impl Read for Pieces {
+impl Read for Pieces<'_> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let allowed = self.allowed.get();
+        if allowed == Some(0) {
+            return Err(io::Error::other("the head of an entry has no end"));
+        }
         while self.piece.is_empty() {
             match self.from.blocking_recv() {
                 Some(piece) => self.piece = piece?,
@@ -205,7 +235,9 @@ impl Read for Pieces {
                 }
             }
         }
-        let piece = self.piece.split_to(self.piece.len().min(room.len()));
+        let most = allowed.and_then(|allowed| usize::try_from(allowed).ok()).unwrap_or(usize::MAX);
+        let piece = self.piece.split_to(self.piece.len().min(room.len()).min(most));
+        self.allowed.set(allowed.map(|allowed| allowed.saturating_sub(piece.len() as u64)));
         room.get_mut(..piece.len()).unwrap_or_default().copy_from_slice(&piece);
         Ok(piece.len())
     }
@@ -231,7 +263,7 @@ mod tests {
         archive.append(&header, content).expect("memory");
     }
 
-    fn unpacked(folder: &Path, build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Result<Vec<PathBuf>, Failure> {
+    fn unpacked(folder: &Path, build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Result<LeftOut, Failure> {
         let mut archive = Builder::new(Vec::new());
         build(&mut archive);
         let bytes = archive.into_inner().expect("memory");
@@ -260,7 +292,7 @@ mod tests {
                 entry(archive, file, "link/precious", "", b"theirs");
             });
             // The link is left out, and a folder of that name is made.
-            assert_eq!(done.expect(target), [PathBuf::from("link")], "{target}");
+            assert_eq!(done.expect(target).names, [PathBuf::from("link")], "{target}");
             assert!(inside.join("link").symlink_metadata().expect("there").is_dir());
             fs::remove_dir_all(&inside).expect("cleaned");
         }
@@ -277,16 +309,91 @@ mod tests {
         // A link in the place of a file is replaced, not written through.
         symlink(outside.join("precious"), inside.join("file")).expect("a link");
         let done = unpacked(&inside, |archive| entry(archive, file, "file", "", b"theirs"));
-        assert_eq!(done.expect("replaced"), Vec::<PathBuf>::new());
+        assert_eq!(done.expect("replaced"), LeftOut::default());
         assert_eq!(fs::read(inside.join("file")).expect("a file"), b"theirs");
         let kinds = [EntryType::Link, EntryType::Fifo, EntryType::Char, EntryType::Block];
         for kind in kinds {
             let done = unpacked(&inside, |archive| entry(archive, kind, "odd", "../../out/precious", b""));
-            assert_eq!(done.expect("left out"), [PathBuf::from("odd")]);
+            assert_eq!(done.expect("left out").names, [PathBuf::from("odd")]);
             assert!(inside.join("odd").symlink_metadata().is_err());
         }
         assert_eq!(fs::read(outside.join("precious")).expect("there"), b"mine");
         assert_eq!(fs::read_dir(&outside).expect("there").count(), 1);
+    }
+
+    #[test]
+    fn links_that_lead_out_only_together_are_left_out() {
+        let here = tempfile::tempdir().expect("a folder");
+        let inside = here.path().join("in");
+        let link = EntryType::Symlink;
+        let left_out = unpacked(&inside, |archive| {
+            // To the top itself, and through it to what is above.
+            entry(archive, link, "a/b/top", "../..", b"");
+            entry(archive, link, "out", "a/b/top/..", b"");
+            entry(archive, link, "a/out", "./b/top/../../x", b"");
+            entry(archive, link, "a/fine", "../a/b/top", b"");
+        });
+        assert_eq!(left_out.expect("unpacked").names, [PathBuf::from("out"), PathBuf::from("a/out")]);
+        let top = fs::canonicalize(inside.join("a/fine")).expect("it leads somewhere");
+        assert_eq!(top, fs::canonicalize(&inside).expect("there"));
+    }
+
+    #[test]
+    fn what_an_archive_says_twice_is_what_it_says_last_and_never_goes_through_a_link() {
+        let here = tempfile::tempdir().expect("a folder");
+        let (inside, outside) = (here.path().join("in"), here.path().join("out"));
+        fs::create_dir(&outside).expect("a folder");
+        fs::write(outside.join("x"), "mine").expect("a file");
+        let (file, link) = (EntryType::Regular, EntryType::Symlink);
+        let left_out = unpacked(&inside, |archive| {
+            entry(archive, file, "x", "", b"first");
+            entry(archive, link, "x", "y", b"");
+            entry(archive, file, "x", "", b"last");
+            entry(archive, link, "x2", "../out/x", b"");
+            entry(archive, EntryType::Link, "x3", "x", b"");
+            entry(archive, file, "x2", "", b"last");
+        });
+        assert_eq!(left_out.expect("unpacked").names, [PathBuf::from("x2"), PathBuf::from("x3")]);
+        for name in ["x", "x2"] {
+            assert!(inside.join(name).symlink_metadata().expect("there").is_file());
+            assert_eq!(fs::read(inside.join(name)).expect("there"), b"last");
+        }
+        assert!(!inside.join("y").exists());
+        // A folder does not make way for a file or a link, nor a file for a folder.
+        for (first, then) in [(EntryType::Directory, file), (EntryType::Directory, link), (file, EntryType::Directory)]
+        {
+            let done = unpacked(&inside, |archive| {
+                entry(archive, first, "d", "", b"");
+                entry(archive, then, "d", "x", b"");
+            });
+            assert!(done.is_err(), "{then:?} in place of {first:?}");
+            let _ = fs::remove_file(inside.join("d")).or_else(|_| fs::remove_dir(inside.join("d")));
+        }
+        assert_eq!(fs::read(outside.join("x")).expect("there"), b"mine");
+    }
+
+    #[test]
+    fn a_name_without_end_and_left_out_things_without_end_take_no_memory() {
+        let here = tempfile::tempdir().expect("a folder");
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let done = unpacked(here.path(), |archive| {
+                entry(archive, kind, "l", "", &vec![b'x'; 600_000]);
+                entry(archive, EntryType::Regular, "x", "", b"");
+            });
+            let text = done.expect_err("no end").text().to_owned();
+            assert!(text.contains("has no end"), "{kind:?}: {text}");
+        }
+        let left_out = unpacked(here.path(), |archive| {
+            for n in 0..TOLD_MAX + 7 {
+                entry(archive, EntryType::Fifo, &format!("fifo-{n}"), "", b"");
+            }
+            // Content of what is left out is none of the next one's head.
+            entry(archive, EntryType::Link, "hard", "", &vec![b'x'; 600_000]);
+            entry(archive, EntryType::Regular, "last", "", b"here");
+        });
+        let left_out = left_out.expect("unpacked");
+        assert_eq!((left_out.names.len(), left_out.more), (TOLD_MAX, 8));
+        assert_eq!(fs::read(here.path().join("last")).expect("there"), b"here");
     }
 
     #[test]
@@ -298,7 +405,7 @@ mod tests {
             entry(archive, EntryType::Regular, "d/run", "", &long);
             entry(archive, EntryType::Symlink, "d/link", "../d/run", b"");
         });
-        assert_eq!(left_out.expect("unpacked"), Vec::<PathBuf>::new());
+        assert_eq!(left_out.expect("unpacked"), LeftOut::default());
         assert!(fs::read(here.path().join("d/link")).expect("through the link") == long);
         let metadata = fs::metadata(here.path().join("d/run")).expect("there");
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777, 0o755);

@@ -223,6 +223,50 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1);
 }
 
+/// A server whose file is another one each time it is downloaded; it breaks off if it shall.
+fn restless(breaks_off: bool) -> Server {
+    let stat = async || r#"{"type":"file","size":3,"mod_time":"2026-01-01T00:00:00Z","inode":1,"version":"1-1-3","mode":"0644"}"#;
+    let count = Arc::new(AtomicUsize::new(2));
+    let download = move || async move {
+        let content = vec![b'x'; 1_000_000];
+        let pieces = [Ok(bytes::Bytes::from(content.clone())), Err(std::io::Error::other("it breaks off"))];
+        let body = if breaks_off { Body::from_stream(futures_util::stream::iter(pieces)) } else { content.into() };
+        let head = [
+            ("etag", format!("\"1-{}-1000000\"", count.fetch_add(1, Ordering::SeqCst))),
+            ("last-modified", "Tue, 06 Jan 2026 08:09:10 GMT".to_owned()),
+            ("content-length", (if breaks_off { "2000000" } else { "1000000" }).to_owned()),
+            ("x-file-mode", "0600".to_owned()),
+        ];
+        (head, body).into_response()
+    };
+    let routes = Router::new()
+        .route("/v2/box/my-box/files/stat", axum::routing::get(stat))
+        .route("/v2/box/my-box/files/download", axum::routing::get(download));
+    Server::start(routes)
+}
+
+#[test]
+fn a_file_that_others_write_meanwhile_is_copied_as_it_was_when_it_was_opened() {
+    let server = restless(false);
+    let folder = tempfile::tempdir().expect("a folder");
+    let to = folder.path().join("log");
+    let (code, _, err) = run(server.boxyard(&["cp", "my-box:log", text(&to)]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let metadata = fs::metadata(&to).expect("there");
+    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (1_000_000, 0o600));
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_686_950);
+    assert_eq!(metadata.modified().expect("a time"), time);
+    assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1, "no part is left");
+}
+
+#[test]
+fn a_file_that_never_stands_still_is_given_up_at_last() {
+    let server = restless(true);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, _, err) = run(server.boxyard(&["cp", "my-box:log", text(&folder.path().join("log"))]));
+    assert_eq!((code, err.contains("changed again and again")), (1, true), "{err}");
+}
+
 #[test]
 fn a_part_that_is_a_link_is_not_written_through() {
     static CONTENT: [u8; 10] = [7; 10];

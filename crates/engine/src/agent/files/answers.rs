@@ -103,18 +103,21 @@ impl Answers {
     }
 }
 
-/// Refuses lists that are longer than there are any.
+/// Refuses lists that are longer than there are any, and such as say nothing: of those there could be any number.
 fn check(answer: Answer) -> Result<Said, AgentError> {
-    let count = match &answer {
-        Answer::Entries { entries } => entries.len(),
-        Answer::Matches { matches } => matches.len(),
-        Answer::Changes { changes, .. } => changes.len(),
+    let (count, least) = match &answer {
+        Answer::Entries { entries } => (entries.len(), 1),
+        Answer::Matches { matches } => (matches.len(), 1),
+        Answer::Changes { changes, lost } => (changes.len(), usize::from(!lost)),
         Answer::Opened { .. }
         | Answer::Stat { .. }
         | Answer::Watching { .. }
         | Answer::Done { .. }
-        | Answer::Failed { .. } => 0,
+        | Answer::Failed { .. } => (0, 0),
     };
+    if count < least {
+        return Err(nonsense("a list of nothing"));
+    }
     if count > ENTRIES_MAX { Err(nonsense("a list that is too long")) } else { Ok(Said::Answer(answer)) }
 }
 

@@ -19,6 +19,8 @@ pub enum Lie {
     Endless,
     /// A folder that never ends.
     EndlessList,
+    /// A folder without entries that never ends.
+    EndlessNothing,
     /// A search that never ends finding.
     EndlessMatches,
     /// A list that is longer than a list may be.
@@ -53,12 +55,13 @@ pub enum Lie {
 
 impl Lie {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TooMuch,
         Self::TooLittle,
         Self::NoLength,
         Self::Endless,
         Self::EndlessList,
+        Self::EndlessNothing,
         Self::EndlessMatches,
         Self::LongList,
         Self::BadName,
@@ -121,6 +124,11 @@ impl Work {
             Lie::EndlessList => {
                 while !self.job.has_ended() && self.job.is_followed() {
                     self.say(&Answer::Entries { entries: entries(ENTRIES_MAX) }).await;
+                }
+            }
+            Lie::EndlessNothing => {
+                while !self.job.has_ended() && self.job.is_followed() {
+                    self.say(&Answer::Entries { entries: Vec::new() }).await;
                 }
             }
             Lie::EndlessMatches => {
