@@ -133,6 +133,10 @@ mod armed {
         };
         if passes(name, &orders) {
             if let Some(folder) = folder {
+                // Whoever gave the orders may take them back at this moment. One of us two has the file.
+                if fs::rename(folder.join("armed"), folder.join("died")).is_err() {
+                    return;
+                }
                 // Nobody is left to hear of a failure.
                 let _ = fs::write(folder.join("died"), name);
             }

@@ -58,12 +58,20 @@ impl FailPoints {
         Ok(fs::rename(&draft, self.folder.join("armed"))?)
     }
 
-    /// The server lives. Returns where it died since the last time, if it did.
+    /// The server lives from here on, unless this says that it is dying.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn disarm(&self) -> Result<bool> {
+        remove(self.folder.join("armed"))?;
+        Ok(self.folder.join("died").exists())
+    }
+
+    /// Where the server, which is gone now, has died since the last time, if it has.
     ///
     /// # Errors
     /// The files are not as they were left.
-    pub fn disarm(&self) -> Result<Option<String>> {
-        remove(self.folder.join("armed"))?;
+    pub fn died(&self) -> Result<Option<String>> {
         let path = self.folder.join("died");
         match fs::read_to_string(&path) {
             Ok(name) => {

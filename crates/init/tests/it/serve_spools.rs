@@ -158,7 +158,7 @@ fn input_that_stands_before_what_is_taken_does_not_stop_the_job_for_good() {
 fn who_does_not_know_of_this_gets_what_comes_from_then_on_and_stops_nothing() {
     let server = Server::new();
     let mut first = Client::new(server.socket());
-    first.start(spooled("s", shell("echo begun; trap 'seq 1 1000000; exit 3' USR1; while :; do sleep 1 & wait; done")));
+    first.start(spooled("s", shell("trap 'seq 1 1000000; exit 3' USR1; echo begun; while :; do sleep 1 & wait; done")));
     first.until("begun\n");
     let mut old = Client::new(server.socket());
     old.say(&ToInit::Attach { job: "s".into(), from: None });

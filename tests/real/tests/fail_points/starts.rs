@@ -24,6 +24,7 @@ pub fn starts(yard: &mut Yard) -> Result<()> {
         ensure!(lost.is_err(), "the server outlived its death");
         until("the server to be gone", SETTLE, || Ok(yard.server.has_ended()?.then_some(())))?;
         yard.points.disarm()?;
+        ensure!(yard.points.died()?.is_some(), "it does not say where it died");
 
         yard.points.arm(&orders)?;
         // It dies before it is ready, or afterwards.
@@ -167,7 +168,8 @@ pub fn at_first_start(yard: &mut Yard) -> Result<()> {
         yard.points.arm(orders)?;
         ensure!(yard.server.launch().is_err(), "{orders}: it does not die");
         until("the server to be gone", SETTLE, || Ok(yard.server.has_ended()?.then_some(())))?;
-        yard.died.extend(yard.points.disarm()?);
+        yard.points.disarm()?;
+        yard.died.extend(yard.points.died()?);
     }
     yard.server.launch()?;
     let id = yard.server.create()?;

@@ -135,14 +135,13 @@ impl Yard {
             // It may die while it is asked.
             Ok(matches!(self.wrong(), Ok(wrong) if wrong.is_empty()).then_some(false))
         });
-        let mut died = self.points.disarm()?;
-        if !ended? && !self.server.has_ended()? {
-            ensure!(died.is_none(), "it said that it died and did not");
+        // It may have come to the point since.
+        let is_dying = self.points.disarm()?;
+        if !ended? && !is_dying {
             return Ok(None);
         }
-        // It may have died between the two looks.
-        died = died.or(self.points.disarm()?);
-        let died = died.context("the server ended, and not where it was told to")?;
+        until("the server to be gone", SETTLE, || Ok(self.server.has_ended()?.then_some(())))?;
+        let died = self.points.died()?.context("the server ended, and not where it was told to")?;
         self.died.insert(died.clone());
         self.deaths += 1;
         self.server.launch().with_context(|| format!("starting after a death at {died}"))?;
