@@ -45,6 +45,8 @@ mod usage;
 mod websocket;
 
 pub use accept::Door;
+#[cfg(feature = "fuzzing")]
+pub use files::exercise;
 pub use openapi::openapi;
 
 use auth::KeyCache;

@@ -14,6 +14,8 @@ use crate::http::error::ApiError;
 
 pub(super) mod change;
 pub(super) mod download;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod exercise;
 mod given;
 mod incoming;
 pub(super) mod list;

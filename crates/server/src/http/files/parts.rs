@@ -15,7 +15,7 @@ use super::incoming::{BodyError, Incoming};
 use crate::http::error::ApiError;
 
 /// Bytes of a part's head at most, and of what stands before the first one.
-const HEAD_MAX: usize = 64 * 1024;
+pub(super) const HEAD_MAX: usize = 64 * 1024;
 
 /// A multipart body.
 pub(super) struct Parts {
@@ -144,43 +144,9 @@ fn refusal(failure: Option<BodyError>, error: &multer::Error) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use axum::body::Body;
-    use axum::extract::Request;
     use proptest::prelude::*;
 
-    use super::*;
-
-    /// A part's name and content.
-    type Found = (Option<String>, Vec<u8>);
-
-    /// The parts of a body that comes in these pieces, or why there are none.
-    fn parts(pieces: Vec<Vec<u8>>) -> Result<Vec<Found>, ApiError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let pieces = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
-            let body = Body::from_stream(futures_util::stream::iter(pieces));
-            let mut parts = Parts::new(Incoming::new(Request::new(body), 1 << 20), "x".into());
-            let mut all = Vec::new();
-            while let Some(mut field) = parts.next().await? {
-                let (name, mut content) = (field.name().map(str::to_owned), Vec::new());
-                while let Some(bytes) = parts.content(&mut field).await? {
-                    content.extend_from_slice(&bytes);
-                }
-                all.push((name, content));
-            }
-            Ok(all)
-        })
-    }
-
-    fn cut(all: &[u8], mut cuts: Vec<usize>) -> Vec<Vec<u8>> {
-        cuts.iter_mut().for_each(|cut| *cut = (*cut).min(all.len()));
-        cuts.push(all.len());
-        cuts.sort_unstable();
-        let mut from = 0;
-        cuts.into_iter().map(|to| all[std::mem::replace(&mut from, to)..to].to_vec()).collect()
-    }
+    use crate::http::files::exercise::{cut, parts};
 
     proptest! {
         #[test]
