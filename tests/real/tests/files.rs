@@ -92,6 +92,101 @@ fn links_that_are_swapped_under_reads_and_writes_never_lead_out() -> Result<()> 
     Ok(())
 }
 
+/// The processes that work on files in a box call themselves so. They are the box's user's own, so that anything there may end them or
+/// hold them, but nothing there may look into them.
+const WORKERS: &str =
+    "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = files ] && echo ${p#/proc/}; done; true";
+
+#[test]
+fn a_box_that_kills_the_work_on_its_files_gets_answers_and_harms_nobody_else() -> Result<()> {
+    let server = Server::start()?;
+    let (id, other) = (server.create()?, server.create()?);
+    server.sh(&id, "truncate -s 3G sparse; echo kept > kept; mkdir many; touch many/$(seq -s ' many/' 3000)")?;
+    server.sh(&other, "echo other > kept")?;
+    // In the middle of an answer: what has come is not taken for all of it.
+    let mut came = 0_u64;
+    let mut connection = server.client().connect()?;
+    let cut = connection.stream("GET", &format!("/v2/box/{id}/files/download?folder=sparse"), None, |part| {
+        if came == 0 {
+            let killed = server.sh(&id, &format!("for p in $({WORKERS}); do kill -9 $p && echo killed; done"))?;
+            ensure!(killed.contains("killed"), "there was nothing to kill: {killed}");
+        }
+        came += part.len() as u64;
+        Ok(())
+    });
+    ensure!(cut.is_err() && came < 3 << 30, "{came} bytes came, and an end");
+    let killing =
+        server.begin(&id, &format!("touch begun; while [ ! -e stop ]; do kill -9 $({WORKERS}) 2>/dev/null; done"))?;
+    until("the killing to begin", SETTLE, || {
+        Ok((server.sh(&id, "test -e begun && echo yes || true")? == "yes").then_some(()))
+    })?;
+    let mut killed = 0;
+    for _ in 0..100 {
+        for query in ["read?path=kept", "list?folder=many", "download?path=many&format=tar", "search?name=none"] {
+            // An answer that breaks off is one too.
+            match get(&server, &id, query) {
+                Ok(answer) if answer.status == 200 => {}
+                Ok(answer) => {
+                    ensure!(answer.status == 502, "{query}: {} {}", answer.status, answer.text());
+                    killed += 1;
+                }
+                Err(_) => killed += 1,
+            }
+        }
+        let answer = post(&server, &id, "write", &json!({"path": "kept", "content": "whole\n"}))?;
+        ensure!([200, 502].contains(&answer.status), "{} {}", answer.status, answer.text());
+        ensure!(get(&server, &other, "read?path=kept")?.ok()?["content"] == "other\n");
+    }
+    ensure!(killed > 0, "nothing was ever killed");
+    server.sh(&id, "touch stop")?;
+    until("the killing to end", SETTLE, || Ok((server.run(&id, &killing)?["status"] != "running").then_some(())))?;
+    // What was written is the old or the new, never a part.
+    let content = get(&server, &id, "read?path=kept")?.ok()?["content"].clone();
+    ensure!(content == "kept\n" || content == "whole\n", "{content}");
+    Ok(())
+}
+
+#[test]
+fn a_box_that_holds_the_work_on_its_files_holds_nobody_who_leaves_and_nothing_that_deletes_it() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(&id, "truncate -s 3G sparse; echo kept > kept")?;
+    let hold = format!("for p in $({WORKERS}); do kill -STOP $p && echo held; done");
+    let mut connection = server.client().connect()?;
+    let (mut came, mut others) = (0_u64, String::new());
+    let left = connection.stream("GET", &format!("/v2/box/{id}/files/download?folder=sparse"), None, |part| {
+        if came == 0 {
+            ensure!(server.sh(&id, &hold)?.contains("held"), "there was nothing to hold");
+            // Others have workers of their own.
+            others = get(&server, &id, "read?path=kept")?.ok()?["content"].to_string();
+        }
+        came += part.len() as u64;
+        // All that was on its way when it was held.
+        ensure!(came < 1 << 20, "enough");
+        Ok(())
+    });
+    ensure!(left.is_err() && others.contains("kept"), "{others}");
+    drop(connection);
+    until("the box to be idle", SETTLE, || {
+        Ok((server.call("GET", &format!("/v2/box/{id}"), None)?.ok()?["status"] == "idle").then_some(()))
+    })?;
+    ensure!(server.sh(&id, WORKERS)?.is_empty(), "a worker that was held is left");
+    // Neither looks anybody in the box into a worker, nor does its root into the first process, nor end it, nor hold it.
+    let mut watching = server.client().connect()?;
+    watching.send("GET", &format!("/v2/box/{id}/files/watch?path=."), None)?;
+    until("the watch to be set", SETTLE, || Ok((!server.sh(&id, WORKERS)?.is_empty()).then_some(())))?;
+    let tried = format!(
+        "for p in $({WORKERS}) 1; do for what in mem fd environ; do \
+           ls -A /proc/$p/$what/ 2>/dev/null; head -c 1 /proc/$p/$what 2>/dev/null; sudo head -c 1 /proc/$p/$what 2>/dev/null; \
+         done; echo junk 2>/dev/null > /proc/$p/fd/1; sudo sh -c \"echo junk 2>/dev/null > /proc/$p/fd/1\"; done 2>/dev/null; \
+         sudo kill -9 1; sudo kill -STOP 1; echo alive"
+    );
+    ensure!(server.sh(&id, &tried)? == "alive");
+    server.sh(&id, &hold)?;
+    server.call("DELETE", &format!("/v2/box/{id}"), None)?.ok()?;
+    Ok(())
+}
+
 #[test]
 fn what_is_no_file_and_what_leads_out_is_refused_and_holds_nobody_up() -> Result<()> {
     let server = Server::start()?;
