@@ -269,8 +269,7 @@ async fn what_is_wrong_with_a_request_is_said_and_changes_nothing() {
     }
     for what in ["write", "mkdir", "upload"] {
         let body = json!({"path": "a", "content": ""});
-        let status = if what == "upload" { StatusCode::BAD_REQUEST } else { StatusCode::NOT_FOUND };
-        stranger.refused(Method::POST, &path(what), body, status, "").await;
+        stranger.refused(Method::POST, &path(what), body, StatusCode::NOT_FOUND, "Box not found").await;
     }
     assert_eq!(client.files(&id, "list").await.json()["files"], json!([]));
 }
@@ -444,4 +443,41 @@ async fn a_paused_box_is_resumed_and_a_stopping_server_says_goodbye() {
     yard.engine.halt(&box_id(&id));
     yard.up().await;
     assert_eq!(yard.client().read_file(&id, "a").await, "kept");
+}
+
+#[tokio::test]
+async fn every_route_about_files_wakes_a_paused_box() {
+    let yard = Yard::start().await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    client.write_file(&id, "a", "x").await;
+    let tar = client.files(&id, "download?path=a&format=tar").await.body;
+    let request = |method: Method, rest: &str| client.request(method, &format!("/v2/box/{id}/files/{rest}"));
+    let form = reqwest::multipart::Form::new().text("paths", "b").part("files", reqwest::multipart::Part::text("b"));
+    for (what, request) in [
+        ("read", request(Method::GET, "read?path=a")),
+        ("list", request(Method::GET, "list")),
+        ("stat", request(Method::GET, "stat?path=a")),
+        ("search", request(Method::GET, "search?name=a")),
+        ("download", request(Method::GET, "download?path=a")),
+        ("a part", request(Method::GET, "download?path=a").header("range", "bytes=0-0")),
+        ("download as an archive", request(Method::GET, "download?path=a&format=zip")),
+        ("write", request(Method::POST, "write").json(&json!({"path": "w", "content": "x"}))),
+        ("mkdir", request(Method::POST, "mkdir").json(&json!({"path": "d"}))),
+        ("rename", request(Method::POST, "rename").json(&json!({"from": "w", "to": "v"}))),
+        ("remove", request(Method::POST, "remove").json(&json!({"path": "v"}))),
+        ("chmod", request(Method::POST, "chmod").json(&json!({"path": "a", "mode": "0600"}))),
+        ("upload", request(Method::POST, "upload").multipart(form)),
+        ("put", request(Method::PUT, "upload?path=p").body("p")),
+        ("unpack", request(Method::PUT, "archive?path=u").body(tar)),
+    ] {
+        client.post(&format!("/v2/box/{id}/pause"), json!({})).await;
+        assert_eq!(client.status(&id).await, "paused", "{what}");
+        let answer = client.send(request).await;
+        assert!(answer.status.is_success(), "{what}: {answer:?}");
+        assert_eq!(client.status(&id).await, "idle", "{what}");
+    }
+    client.post(&format!("/v2/box/{id}/pause"), json!({})).await;
+    let watch = request(Method::GET, "watch").send().await.expect("a head");
+    assert_eq!((watch.status(), client.status(&id).await), (StatusCode::OK, json!("running")));
 }

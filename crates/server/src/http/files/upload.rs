@@ -49,8 +49,8 @@ pub(crate) async fn upload(
     let boundary = boundary(request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()));
     let mut parts = Parts::new(Incoming::new(request, http.upload_cap), boundary.as_ref().cloned().unwrap_or_default());
     let received = async {
-        boundary?;
         let kept = http.boxes.find(&account, &id)?;
+        boundary?;
         let mut work = begin(&http, &kept).await?;
         let receive = async |sending: &mut Sending<'_>| Pairs::default().receive(&mut parts, sending).await;
         transfer(&mut work, ANSWER_DEADLINE, receive).await
