@@ -121,7 +121,7 @@ fn a_box_that_kills_the_work_on_its_files_gets_answers_and_harms_nobody_else() -
         Ok((server.sh(&id, "test -e begun && echo yes || true")? == "yes").then_some(()))
     })?;
     let mut killed = 0;
-    for _ in 0..100 {
+    for _ in 0..40 {
         for query in ["read?path=kept", "list?folder=many", "download?path=many&format=tar", "search?name=none"] {
             // An answer that breaks off is one too.
             match get(&server, &id, query) {
@@ -230,6 +230,65 @@ fn what_is_no_file_and_what_leads_out_is_refused_and_holds_nobody_up() -> Result
     let listed = get(&server, &id, "list")?.ok()?;
     ensure!(listed["files"].as_array().is_some_and(|files| files.len() >= 10), "{listed}");
     ensure!(get(&server, &id, "download?path=.&format=zip")?.status == 200);
+    Ok(())
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_told_as_it_was_or_not_as_a_whole_one() -> Result<()> {
+    const LONG: u64 = 256 << 20;
+    let server = Server::start()?;
+    let id = server.create()?;
+    for (change, whole) in [
+        ("truncate -s 1M file", false),
+        ("head -c 1M /dev/zero >> file", true),
+        ("echo other > new && mv new file", true),
+        ("rm file", true),
+    ] {
+        server.sh(&id, &format!("rm -f file; truncate -s {LONG} file"))?;
+        let mut came = 0_u64;
+        let mut connection = server.client().connect()?;
+        let answer = connection.stream("GET", &format!("/v2/box/{id}/files/download?folder=file"), None, |part| {
+            if came == 0 {
+                server.sh(&id, change)?;
+            }
+            came += part.len() as u64;
+            Ok(())
+        });
+        if whole {
+            ensure!(answer?.status == 200 && came == LONG, "{change}: {came} bytes came");
+        } else {
+            ensure!(answer.is_err() && came < LONG, "{change}: {came} bytes were taken for all of them");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn odd_names_and_holes_arrive_as_they_are() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    server.sh(
+        &id,
+        "mkdir odd; cd odd; printf x > \"$(printf '\\377\\376')\"; printf y > \"$(printf 'a\\nb')\"; printf z > ' -rf'; \
+         truncate -s 8G hole; printf end | dd of=hole bs=1 seek=8589934592 conv=notrunc 2>/dev/null",
+    )?;
+    let listed = get(&server, &id, "list?folder=odd")?.ok()?;
+    let files = listed["files"].as_array().context("no files")?;
+    let of = |name: &str| files.iter().find(|file| file["name"] == name).with_context(|| format!("no {name:?}"));
+    let (bytes, lines) = (of("\u{fffd}\u{fffd}")?, of("a\nb")?);
+    let path = bytes["path_base64"].as_str().context("no bytes")?.replace('+', "%2B").replace('/', "%2F");
+    ensure!(get(&server, &id, &format!("read?path_base64={path}"))?.ok()?["content"] == "x");
+    ensure!(lines.get("path_base64").is_none());
+    ensure!(get(&server, &id, "read?path=odd/a%0Ab")?.ok()?["content"] == "y");
+    ensure!(get(&server, &id, "read?path=odd/%20-rf")?.ok()?["content"] == "z");
+    // A hole is read as zeros, at whatever place, and takes no room.
+    ensure!(of("hole")?["size"] == (8_u64 << 30) + 3);
+    ensure!(get(&server, &id, "read?path=odd/hole&offset=8589934590&length=100")?.ok()?["content"] == "\0\0end");
+    let too_long = get(&server, &id, "read?path=odd/hole")?;
+    ensure!(too_long.status == 413, "{} {}", too_long.status, too_long.text());
+    let moved = post(&server, &id, "rename", &json!({"from_base64": bytes["path_base64"], "to": "even"}))?;
+    moved.ok()?;
+    ensure!(server.sh(&id, "cat even; ls odd | wc -l")? == "x4");
     Ok(())
 }
 

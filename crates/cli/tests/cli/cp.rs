@@ -143,9 +143,11 @@ fn folders_go_both_ways_with_all_that_is_in_them() {
     assert!(yard.folder.path().join("back/empty").is_dir());
     yard.ok(&["cp", &yard.there("copy"), "back"]);
     assert_eq!(yard.read("back/copy/main.rs"), b"fn main() {}");
-    let before = fs::metadata(yard.folder.path().join("src/main.rs")).expect("there").modified().expect("a time");
-    let after = fs::metadata(yard.folder.path().join("back/main.rs")).expect("there").modified().expect("a time");
-    assert!(after <= before.max(after), "a time");
+    let time = |name: &str| {
+        let metadata = fs::metadata(yard.folder.path().join(name)).expect("there");
+        metadata.modified().expect("a time").duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
+    };
+    assert_eq!(time("src/main.rs"), time("back/main.rs"));
 }
 
 #[test]
@@ -167,6 +169,57 @@ fn what_cannot_be_copied_is_said() {
         assert!(said.contains(part), "{arguments:?}: {said}");
     }
     assert!(fs::read_dir(yard.folder.path()).expect("there").count() <= 2, "nothing is left of what failed");
+}
+
+#[test]
+fn copies_get_no_more_permissions_than_their_user_gives() {
+    let yard = Yard::start();
+    yard.write("src/run", b"x");
+    let folder = yard.folder.path();
+    fs::set_permissions(folder.join("src/run"), fs::Permissions::from_mode(0o777)).expect("a mode");
+    fs::set_permissions(folder.join("src"), fs::Permissions::from_mode(0o755)).expect("a mode");
+    yard.ok(&["cp", "src", &yard.there("")]);
+    for (mask, file, below) in [("027", 0o750, 0o750), ("077", 0o700, 0o700), ("000", 0o777, 0o755)] {
+        for (from, to) in [("src/run", "run"), ("", "all")] {
+            let to = format!("{mask}/{to}");
+            fs::create_dir_all(folder.join(mask)).expect("a folder");
+            let call = yard.boxyard(&["cp", &yard.there(from), &to]);
+            let mut masked = Command::new("sh");
+            masked
+                .arg("-c")
+                .arg(format!("umask {mask}; exec \"$0\" \"$@\""))
+                .arg(call.get_program())
+                .args(call.get_args());
+            masked.env_clear().current_dir(folder);
+            masked.envs(call.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let (code, _, err) = run(masked);
+            assert_eq!(code, 0, "{err}");
+        }
+        let mode = |path: &str| {
+            let metadata = fs::metadata(folder.join(mask).join(path)).expect("there");
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("run"), mode("all/src/run"), mode("all/src")), (file, file, below), "umask {mask}");
+    }
+}
+
+#[test]
+fn thousands_of_files_go_both_ways_and_what_is_there_is_left_out_when_it_is_said_so() {
+    let yard = Yard::start();
+    for n in 0..2_000 {
+        yard.write(&format!("many/{}/{n}", n % 20), n.to_string().as_bytes());
+    }
+    yard.ok(&["cp", "many", &yard.there("")]);
+    yard.write("many/3/3", b"another");
+    yard.write("many/new", b"new");
+    let (code, _, err) = run(yard.boxyard(&["cp", "--resume", "many", &yard.there("")]));
+    assert_eq!((code, err.as_str()), (0, "boxyard: 1999 files were there already\n"));
+    yard.ok(&["cp", &yard.there("many"), "back"]);
+    for n in 0..2_000 {
+        let content = if n == 3 { "another".to_owned() } else { n.to_string() };
+        assert_eq!(yard.read(&format!("back/{}/{n}", n % 20)), content.as_bytes());
+    }
+    assert_eq!(yard.read("back/new"), b"new");
 }
 
 /// A server that hands out one file and breaks off the first answer in the middle.

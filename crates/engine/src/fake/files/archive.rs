@@ -66,6 +66,7 @@ pub(super) fn unpack(tree: &Tree, folder: &[u8], packed: &Bytes) -> Result<(), R
             let mut content = Vec::new();
             entry.read_to_end(&mut content).map_err(|_| BROKEN)?;
             tree.write(&path, content.into(), entry.header().mode().ok().map(|mode| mode & 0o777))?;
+            tree.date(&path, entry.header().mtime().unwrap_or_default());
         }
     }
     Ok(())

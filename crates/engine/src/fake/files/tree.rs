@@ -229,4 +229,11 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Says when a file was last changed.
+    pub(super) fn date(&self, path: &[u8], seconds: u64) {
+        if let Some(node) = lock(&self.nodes).get_mut(path) {
+            node.modified_ns = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        }
+    }
 }
