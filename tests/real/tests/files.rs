@@ -414,6 +414,32 @@ fn a_reader_that_does_not_read_takes_no_memory_and_an_upload_that_stops_leaves_n
 }
 
 #[test]
+fn a_server_that_is_killed_loses_no_file_and_leaves_no_half_of_one() -> Result<()> {
+    let mut server = Server::start()?;
+    let id = server.create()?;
+    post(&server, &id, "write", &json!({"path": "kept", "content": "old"}))?.ok()?;
+    let mut connection = server.client().connect()?;
+    let path = format!("/v2/box/{id}/files/upload?path=kept");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.pid()?)?).context("no pid")?;
+    let broken = connection.send_body("PUT", &path, "application/octet-stream", 64 << 20, |stream| {
+        stream.write_all(&vec![b'n'; 32 << 20])?;
+        // The last of what is acknowledged, while the other is under way.
+        let answer = post(&server, &id, "write", &json!({"path": "last", "content": "whole"}));
+        answer.and_then(|answer| answer.ok()).map_err(std::io::Error::other)?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+    });
+    ensure!(broken.is_err(), "half a file was taken");
+    until("the server to end", SETTLE, || Ok(server.has_ended()?.then_some(())))?;
+    server.launch()?;
+    ensure!(get(&server, &id, "read?path=last")?.ok()?["content"] == "whole");
+    ensure!(get(&server, &id, "read?path=kept")?.ok()?["content"] == "old");
+    until("the half to be gone", SETTLE, || {
+        Ok((server.sh(&id, &format!("{WORKERS}; ls -A"))? == "kept\nlast").then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
 fn a_full_disk_is_said_and_leaves_the_old_file() -> Result<()> {
     let server = Server::start()?;
     let id = server.create()?;
