@@ -17,9 +17,9 @@ pub struct Disk {
     /// The subvolume that a new one starts as a copy of.
     #[serde(default)]
     pub from: Option<PathBuf>,
-    /// Whether the new one is `from` itself, which nobody else wants, rather than a copy of it.
+    /// Whether it was another box's: what overlay has left in it is removed, as in a copy.
     #[serde(default)]
-    pub take: bool,
+    pub taken: bool,
     /// Bytes that the subvolume may be charged for, metadata included (see [`Quotas`]). `None` where the file system has no quotas.
     #[serde(default)]
     pub limit: Option<u64>,
@@ -90,7 +90,7 @@ pub enum Order {
         subvolume: PathBuf,
         /// The copy, which must not exist.
         into: PathBuf,
-        /// Whether the copy is to be [taken](Disk::take), and so is not read-only.
+        /// Whether the copy is to be a box's disk, and so is not read-only.
         #[serde(default)]
         taken: bool,
     },

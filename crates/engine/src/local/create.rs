@@ -88,6 +88,9 @@ impl LocalEngine {
             let waiting = self.host.launcher.start(&spec.id).await?;
             (waiting, begin().await?)
         };
+        // What was taken over is on the disk, under another name: that it has this one now must not be lost alone.
+        let renamed = disk.as_ref().filter(|disk| disk.taken).and_then(|disk| disk.subvolume.parent());
+        let recorded = tokio::spawn(Record::settle(dir.clone(), renamed.map(Path::to_owned)));
         drop(kept);
         tracing::debug!(id = %spec.id, begun = ?begun.elapsed(), "launcher started");
         let folder = storage.disk(&spec.id);
@@ -102,7 +105,6 @@ impl LocalEngine {
             disk,
         };
         let env = environment(&record.image_env, &spec.env);
-        let recorded = tokio::spawn(Record::settle(dir.clone()));
         self.launch(waiting, plan, env).await?;
         match recorded.await.map_err(io::Error::other).flatten() {
             Ok(()) => self.host.settler.add(&spec.id, dir, folder.clone()),

@@ -7,9 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use boxyard_proto::disk::Disk;
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, mkdirat, openat, renameat_with, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::sys;
@@ -60,18 +58,13 @@ impl Made {
 pub fn make(disk: &Disk) -> Result<Made, Trouble> {
     let doing = || format!("making the subvolume {}", disk.subvolume.display());
     let (parent, name) = place(&disk.subvolume)?;
-    let from = disk.from.as_deref();
-    let begun = match from {
-        Some(from) if disk.take => take(from, &parent, name)?,
-        Some(from) => {
-            let from = open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?;
-            sys::disks::btrfs_make(parent.as_fd(), name, Some(from.as_fd()), false, None)
-        }
-        None => sys::disks::btrfs_make(parent.as_fd(), name, None, false, disk.limit),
+    let from = match &disk.from {
+        Some(from) => Some(open(from).doing_with(|| format!("opening the subvolume {}", from.display()))?),
+        None => None,
     };
-    let made = match begun {
+    let made = match sys::disks::btrfs_make(parent.as_fd(), name, from.as_ref().map(AsFd::as_fd), false, disk.limit) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => false,
-        begun => begun.doing_with(doing).map(|()| true)?,
+        made => made.doing_with(doing).map(|()| true)?,
     };
     let subvolume = openat(&parent, name, FOLDER, Mode::empty()).doing_with(doing)?;
     if fstat(&subvolume).doing_with(doing)?.st_ino != ROOT {
@@ -88,7 +81,7 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         }
         None => None,
     };
-    if from.is_some() {
+    if from.is_some() || disk.taken {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
         let _ = remove(subvolume.as_fd(), c"work", WORK_DEPTH);
     }
@@ -106,12 +99,6 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         fchmod(&subvolume, Mode::from_raw_mode(0o700)).doing_with(doing)?;
     }
     Ok(Made { parent, limit })
-}
-
-/// Gives the subvolume `from` the name `name` in `parent`.
-fn take(from: &Path, parent: &OwnedFd, name: &str) -> Result<io::Result<()>, Trouble> {
-    let (old_parent, old_name) = place(from)?;
-    Ok(renameat_with(&old_parent, old_name, parent, name, RenameFlags::NOREPLACE).map_err(io::Error::from))
 }
 
 /// Limits a subvolume that may be there.

@@ -118,10 +118,15 @@ impl Storage for Subvolumes {
     async fn prepare(&self, id: &BoxId, from: Option<&Source>, budget: Budget) -> io::Result<Option<Disk>> {
         let subvolume = self.disk(id);
         let limit = budget.charge(self.quotas);
-        let disk = Disk { subvolume: subvolume.clone(), from: None, take: false, limit };
+        let disk = Disk { subvolume: subvolume.clone(), from: None, taken: false, limit };
         let Some(Source { folder: from, take }) = from else { return Ok(Some(disk)) };
         if !self.copies(from) {
-            return Ok(Some(Disk { from: Some(from.clone()), take: *take, ..disk }));
+            if !take {
+                return Ok(Some(Disk { from: Some(from.clone()), ..disk }));
+            }
+            self.destroy(subvolume.clone()).await?;
+            fs::rename(from, subvolume)?;
+            return Ok(Some(Disk { taken: true, ..disk }));
         }
         // Saved by another kind of storage. It has its name when it is complete.
         let draft = self.draft(id);
@@ -162,7 +167,7 @@ impl Storage for Subvolumes {
     async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
         let draft = self.saved_draft(id);
         self.destroy(draft.clone()).await?;
-        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, take: false, limit: None })).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, taken: false, limit: None })).await?;
         Ok(draft.join("upper"))
     }
 
