@@ -169,7 +169,10 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
     tokio::spawn(async move {
         let run = async {
             let exit = programs::run(program, exec.argv, exec.builtin).await;
-            running.finish(exit).await;
+            // The end of the box ends it as well.
+            if !ended.is_cancelled() {
+                running.finish(exit).await;
+            }
         };
         ended.run_until_cancelled(run).await
     });
