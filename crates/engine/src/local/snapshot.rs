@@ -28,8 +28,9 @@ use super::record::{Record, SnapshotRecord};
 use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
 
-/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
-static TRANSFERS: Semaphore = Semaphore::const_new(2);
+/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy, for hours if it is made for that. One more than an
+/// account may have under way: none keeps all others waiting.
+static TRANSFERS: Semaphore = Semaphore::const_new(3);
 
 /// Keeps a snapshot that is being made from being taken for one that was broken off.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use boxyard_proto::SnapshotId;
+use boxyard_proto::launch::LAYERS_MAX;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -104,6 +105,11 @@ impl LocalEngine {
             layers.push(self.images.take_in(layer, &description.runtime, &unpacking).await?);
             fail::point("import: layer");
         }
+        let layers = stack(layers);
+        if layers.len() > LAYERS_MAX {
+            let text = format!("the archive's image has {} layers, and boxes at most {LAYERS_MAX}", layers.len());
+            return Err(EngineError { kind: ErrorKind::Invalid, ..EngineError::broken("reading the archive", text) });
+        }
         if let Some(blob) = own.blob {
             let (into, unpacking) = (upper.clone(), unpacking.clone());
             let unpacked = blocking(move || {
@@ -117,7 +123,6 @@ impl LocalEngine {
         storage.received(into).await.map_err(making("keeping the snapshot's disk"))?;
         fail::point("import: kept");
         let size_bytes = storage.finish(into).await.map_err(making("measuring the snapshot"))?;
-        let layers = stack(layers);
         let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None };
         record.write(&self.host.snapshot(into)).map_err(making("writing the snapshot's record"))?;
         fail::point("import: recorded");
