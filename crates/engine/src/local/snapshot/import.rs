@@ -99,10 +99,14 @@ impl LocalEngine {
         let left = left.map_err(making("finding out what room there is"))?;
         let allowance = Allowance::within(limits.unpacked_bytes, left);
         let unpacking = Unpacking { allowance, keep_free: limits.keep_free, stop: stop.flag() };
+        // Layers stay, and beside the pool: what it may still grow is not theirs. A pool whose file cannot grow is the end of all boxes.
+        let promised = self.host.storages.promised(self.host.instance.data());
+        let promised = promised.map_err(making("finding out what the pool may take"))?;
+        let beside = Unpacking { keep_free: limits.keep_free.saturating_add(promised), ..unpacking.clone() };
         let Contents { description, env, image, own } = contents;
         let mut layers = Vec::new();
         for layer in image {
-            layers.push(self.images.take_in(layer, &description.runtime, &unpacking).await?);
+            layers.push(self.images.take_in(layer, &description.runtime, &beside).await?);
             fail::point("import: layer");
         }
         let layers = stack(layers);

@@ -180,6 +180,21 @@ async fn an_image_of_more_layers_than_a_box_can_have_is_not_taken_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_of_archives_took_the_room_that_the_pool_grows_into() {
+    // A pool of more than this host has.
+    let yard = Yard::open_with(|config| {
+        config.storage = StorageChoice::Btrfs;
+        config.pool_size = Some(4 << 40);
+    })
+    .await;
+    let whole = small_archive(&[("etc/", "")], &[("own", "own")]);
+    let error = import(&yard, &new_id(), whole).await.unwrap_err();
+    assert_eq!(kind(error), format!("{:?}", ErrorKind::Exhausted));
+    assert_eq!(layers_in_the_end(&yard).await, 0);
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_is_broken_off_or_wrong_leaves_nothing() {
     for storage in BOTH {
         let yard = Yard::with(storage).await;
