@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use boxyard_real_tests::{Client, Server, Settings, until};
+use boxyard_real_tests::{Client, Server, until};
 use serde_json::json;
 
 /// What a restarted server, or one in the background, has to finish.
