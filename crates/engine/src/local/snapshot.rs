@@ -30,8 +30,9 @@ use super::storage::Budget;
 use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
 
-/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
-static TRANSFERS: Semaphore = Semaphore::const_new(2);
+/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy, for hours if it is made for that. One more than an
+/// account may have under way: none keeps all others waiting.
+static TRANSFERS: Semaphore = Semaphore::const_new(3);
 
 /// Bytes in memory for the disk that copying may write as well as a flush before it: some milliseconds' worth of a slow disk.
 const LITTLE: u64 = 4 << 20;

@@ -78,7 +78,8 @@ pub(super) enum Rules {
 /// Unpacks `source` into the empty folder `root`; what it unpacks to must hash to `diff_id`.
 pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: &Terms<'_>) -> io::Result<Stats> {
     let source = Unpacked::new(source, terms.allowance.clone())?;
-    let mut work = Work { tree: Tree::new(root), times: Vec::new(), kept: 0, unseen: 0, buffer: vec![0; BUFFER] };
+    let mut work =
+        Work { tree: Tree::new(root), times: Vec::new(), kept: 0, unseen: LOOK_EVERY, buffer: vec![0; BUFFER] };
     let mut archive = Archive::new(source);
     let mut stats = Stats::default();
     while let Some(entry) = archive.next()? {

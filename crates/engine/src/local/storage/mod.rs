@@ -230,6 +230,17 @@ impl Storages {
         }
     }
 
+    /// Bytes that the pool's file may still come to take of the data folder's file system. Blocks.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn promised(&self, data: &Path) -> io::Result<u64> {
+        match self.pool {
+            Some(_) => room::not_taken(&data.join(POOL_IMAGE)),
+            None => Ok(0),
+        }
+    }
+
     /// Unmounts the pool. Nothing may use it any more.
     pub(super) fn close(&self) -> io::Result<()> {
         if self.pool.is_none() {

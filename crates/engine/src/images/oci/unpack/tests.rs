@@ -437,16 +437,20 @@ fn what_a_small_layer_takes_on_the_disk_counts_and_not_only_what_it_has() {
 }
 
 #[test]
-fn room_is_looked_at_while_a_layer_is_unpacked_and_not_only_before() {
+fn room_is_looked_at_when_a_layer_is_begun_and_while_it_is_unpacked() {
     // More than there is anywhere.
-    let place = Place { keep_free: Some(u64::MAX), ..Place::new() };
-    place.unpack(Layer::new().file("small", "x")).unwrap();
-    let big = || Layer::new().entry(EntryType::Regular, "big", 0o644, &vec![0; 17 << 20]);
-    assert_eq!(place.unpack(big()).unwrap_err().kind(), io::ErrorKind::StorageFull);
-    let many = (0..5000).fold(Layer::new(), |layer, number| layer.folder(&number.to_string()));
-    assert_eq!(place.unpack(many).unwrap_err().kind(), io::ErrorKind::StorageFull);
-    let place = Place { keep_free: Some(0), ..Place::new() };
-    place.unpack(big()).unwrap();
+    let mut place = Place { keep_free: Some(u64::MAX), ..Place::new() };
+    let small = || Layer::new().file("small", "x");
+    assert_eq!(place.unpack(small()).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let (stop, root) = (AtomicBool::new(false), OwnedFd::from(fs::File::open(place.root()).unwrap()));
+    let mut work = Work { tree: Tree::new(root), times: Vec::new(), kept: 0, unseen: 0, buffer: Vec::new() };
+    let allowance = Allowance::new(0);
+    let terms = Terms { allowance, entries: 0, rules: Rules::Snapshot, keep_free: place.keep_free, stop: &stop };
+    work.spend(LOOK_EVERY - 1, &terms).unwrap();
+    assert_eq!(work.spend(1, &terms).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    work.spend(1, &terms).unwrap();
+    place.keep_free = Some(0);
+    place.unpack(small()).unwrap();
 }
 
 #[test]
