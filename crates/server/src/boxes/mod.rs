@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Sizes};
+use crate::config::{Config, Git, Sizes};
 use crate::metrics::{self, Metrics, Outcome};
 use crate::store::{BoxRow, Store, StoreError};
 
@@ -31,6 +31,7 @@ mod admission;
 mod archives;
 mod clock;
 mod gate;
+mod git;
 mod halt;
 mod keeper;
 mod kept;
@@ -57,10 +58,15 @@ mod work;
 
 pub use admission::Full;
 pub use archives::Transfer;
+pub use git::{
+    Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw, Refusal,
+    Token,
+};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
 pub use log_follow::LogStream;
+pub(crate) use order::folder_of;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub(crate) use outputs::same_run;
@@ -125,6 +131,8 @@ struct Yard {
     pause_after: Option<Duration>,
     /// See [`Config::pause_keep_memory_for`].
     keep_memory_for: Duration,
+    /// How git in boxes is helped.
+    git: Git,
     /// What commands may hold of their output.
     outputs: Budget,
     /// What is kept of what commands have written.
@@ -169,6 +177,8 @@ pub struct NewBox {
     /// The snapshot that its disk starts as a copy of.
     from: Option<SnapshotId>,
     life: Life,
+    identity: Identity,
+    token: Option<Token>,
 }
 
 impl NewBox {
@@ -195,6 +205,8 @@ impl NewBox {
             env,
             from: None,
             life: Life::default(),
+            identity: Identity::default(),
+            token: None,
         })
     }
 
@@ -202,6 +214,12 @@ impl NewBox {
     #[must_use]
     pub fn living(self, life: Life) -> Self {
         Self { life, ..self }
+    }
+
+    /// The same, with this for git: who commits in it, and its own token for GitHub.
+    #[must_use]
+    pub fn with_git(self, identity: Identity, token: Option<Token>) -> Self {
+        Self { identity, token, ..self }
     }
 }
 
@@ -347,6 +365,7 @@ impl Boxes {
             sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
+            git: config.git.clone(),
             outputs: Budget::new(
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
@@ -389,10 +408,11 @@ impl Boxes {
         let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
+            let token = new.token.take().map(|token| token.secret().clone());
             let mut row = new_row(account, new, size, yard.engine.name());
             let mut attempts = 0;
             loop {
-                match yard.store.insert_box(row.clone()).await {
+                match yard.store.insert_box_with(row.clone(), token.clone()).await {
                     Ok(()) => break,
                     Err(StoreError::NotFound) => return Err(BoxError::SnapshotNotFound),
                     Err(StoreError::NameTaken) => return Err(BoxError::NameTaken(row.name.unwrap_or_default())),
@@ -574,6 +594,8 @@ fn new_row(account: AccountId, new: NewBox, size: Size, engine: &str) -> BoxRow 
         init_due: !new.life.init_command.is_empty(),
         init_command: new.life.init_command,
         expires_at: new.life.ttl.map(|ttl| now.saturating_add(millis(ttl))),
+        git_user_name: new.identity.name,
+        git_user_email: new.identity.email,
     }
 }
 

@@ -18,6 +18,8 @@ use crate::ssh_keys::SshKeyError;
 use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
 
+pub(super) mod git;
+
 /// A refusal, as the client gets it.
 #[derive(Debug)]
 pub struct ApiError {

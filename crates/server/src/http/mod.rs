@@ -22,6 +22,7 @@ mod boxes;
 mod code;
 mod error;
 mod exec;
+mod git;
 mod health;
 mod held;
 mod idempotency;

@@ -20,6 +20,8 @@ async fn a_box_comes_back_as_it_was_stored() {
         init_command: "npm start".into(),
         init_due: true,
         expires_at: Some(99),
+        git_user_name: Some("Ada".into()),
+        git_user_email: Some("ada@example.com".into()),
         ..box_row(&yard.account, 7)
     };
     yard.store.insert_box(row.clone()).await.expect("add the box");
