@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod archive;
+mod git;
 mod job;
 mod programs;
 mod serve;

@@ -59,8 +59,8 @@ mod work;
 pub use admission::Full;
 pub use archives::Transfer;
 pub use git::{
-    Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw, Refusal,
-    Token,
+    Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw,
+    Refusal, Token,
 };
 pub use halt::Halt;
 pub use kept::{Kept, Lease};

@@ -14,6 +14,7 @@ mod connections;
 mod death;
 mod exec;
 mod exec_sessions;
+mod git;
 mod idempotency;
 mod idle;
 mod labels;

@@ -60,7 +60,9 @@ impl Repository {
         if names_a_host && !path.is_empty() {
             return Self::of_url("https", text);
         }
-        refused("must be the URL of a repository, such as https://github.com/owner/name, or an absolute path in the box")
+        refused(
+            "must be the URL of a repository, such as https://github.com/owner/name, or an absolute path in the box",
+        )
     }
 
     fn of_url(scheme: &str, rest: &str) -> Result<Self, InvalidOrder> {
@@ -77,7 +79,9 @@ impl Repository {
             None => (None, authority),
         };
         if user.is_some_and(|user| user.contains(':')) {
-            return refused("must not have a password in it: send it as github_token, which is not written down in the box");
+            return refused(
+                "must not have a password in it: send it as github_token, which is not written down in the box",
+            );
         }
         if !is_host(host) || user.is_some_and(|user| !is_user(user)) {
             return refused("has no valid host");
@@ -154,7 +158,8 @@ mod tests {
     use super::*;
 
     fn hosts() -> Vec<GitHubHost> {
-        let host = |host: &str, insecure| GitHubHost { host: host.into(), insecure, api: format!("https://api.{host}") };
+        let host =
+            |host: &str, insecure| GitHubHost { host: host.into(), insecure, api: format!("https://api.{host}") };
         vec![host("github.com", false), host("ghe.test:8443", false), host("192.0.2.7:80", true)]
     }
 

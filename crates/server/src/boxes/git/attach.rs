@@ -3,8 +3,8 @@
 use boxyard_proto::api::git::{ATTACH_MAX, BODY_CHARS_MAX};
 
 use super::super::InvalidOrder;
-use super::failure::GitError;
 use super::command::Command;
+use super::failure::GitError;
 use super::work::GitWork;
 
 /// Bytes of one file at most.
@@ -14,7 +14,8 @@ const TEXT_CHARS_MAX: usize = BODY_CHARS_MAX - 1024;
 /// Bytes of a path at most: Linux knows no longer ones.
 const PATH_BYTES_MAX: usize = 4095;
 /// Reads the beginning of a file and nothing that would wait for somebody: no pipe, no device. `$1` is the bytes, `$2` the path.
-const SCRIPT: &str = "test -e \"$2\" || exit 3; test -f \"$2\" || exit 4; test -r \"$2\" || exit 5; exec head -c \"$1\" \"$2\"";
+const SCRIPT: &str =
+    "test -e \"$2\" || exit 3; test -f \"$2\" || exit 4; test -r \"$2\" || exit 5; exec head -c \"$1\" \"$2\"";
 
 /// Checks the paths of what is to be attached.
 ///

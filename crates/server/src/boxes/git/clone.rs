@@ -6,8 +6,8 @@ use super::address::Repository;
 use super::command::Command;
 use super::failure::{GitError, Refusal};
 use super::names::check_branch;
-use super::told;
 use super::token::{Credentials, Token};
+use super::told;
 use super::work::GitWork;
 
 /// What git says of a folder that it does not clone into.

@@ -11,8 +11,8 @@ use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::failure::{GitError, Refusal};
-use super::told::last_lines;
 use super::token::Token;
+use super::told::last_lines;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);

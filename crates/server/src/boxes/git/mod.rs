@@ -26,8 +26,8 @@ mod names;
 mod propose;
 mod push;
 mod raw;
-mod told;
 mod token;
+mod told;
 mod work;
 
 pub use checkout::Checkout;

@@ -35,7 +35,9 @@ pub(super) fn check_revision(text: &str) -> Result<(), InvalidOrder> {
         Some(_) | None => base,
     };
     let stands_for_head = base == "@" || (base.is_empty() && text.starts_with("@{"));
-    if text.len() <= BRANCH_BYTES_MAX && (steps.is_empty() || is_step(steps)) && (is_branch(base) || base == "HEAD" || stands_for_head)
+    if text.len() <= BRANCH_BYTES_MAX
+        && (steps.is_empty() || is_step(steps))
+        && (is_branch(base) || base == "HEAD" || stands_for_head)
     {
         return Ok(());
     }
@@ -83,8 +85,31 @@ mod tests {
             assert!(is_branch(name) && check_revision(name).is_ok(), "{name}");
         }
         for name in [
-            "", "-x", "--orphan", "/x", "x/", "a//b", ".x", "a/.b", "x.lock", "a..b", "a b", "a~1", "a^", "a:b", "a?", "*", "a[b",
-            "a\\b", "x.", "@", "HEAD", "a@{b", "a\nb", "\u{7f}", &"x".repeat(241),
+            "",
+            "-x",
+            "--orphan",
+            "/x",
+            "x/",
+            "a//b",
+            ".x",
+            "a/.b",
+            "x.lock",
+            "a..b",
+            "a b",
+            "a~1",
+            "a^",
+            "a:b",
+            "a?",
+            "*",
+            "a[b",
+            "a\\b",
+            "x.",
+            "@",
+            "HEAD",
+            "a@{b",
+            "a\nb",
+            "\u{7f}",
+            &"x".repeat(241),
         ] {
             assert!(!is_branch(name), "{name}");
             assert!(check_branch(name, "branch").is_err(), "{name}");
@@ -93,10 +118,38 @@ mod tests {
 
     #[test]
     fn revisions_are_branches_and_steps_from_them() {
-        for text in ["HEAD", "HEAD~2", "HEAD^", "main^2~3", "@", "@~1", "@{-1}", "@{upstream}", "main@{1}", "main@{yesterday}~1"] {
+        for text in [
+            "HEAD",
+            "HEAD~2",
+            "HEAD^",
+            "main^2~3",
+            "@",
+            "@~1",
+            "@{-1}",
+            "@{upstream}",
+            "main@{1}",
+            "main@{yesterday}~1",
+        ] {
             assert!(check_revision(text).is_ok(), "{text}");
         }
-        for text in ["", "-", "--", "-f", ".", "..", ":/x", ":(top)x", "*", "a b", "main:file", "HEAD~x", "a..b", "@{", "~1", "x@{\n}"] {
+        for text in [
+            "",
+            "-",
+            "--",
+            "-f",
+            ".",
+            "..",
+            ":/x",
+            ":(top)x",
+            "*",
+            "a b",
+            "main:file",
+            "HEAD~x",
+            "a..b",
+            "@{",
+            "~1",
+            "x@{\n}",
+        ] {
             assert!(check_revision(text).is_err(), "{text}");
         }
     }

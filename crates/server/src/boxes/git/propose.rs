@@ -11,8 +11,8 @@ use super::command::Command;
 use super::failure::{GitError, Refusal};
 use super::github::GitHub;
 use super::names::check_branch;
-use super::told::last_lines;
 use super::token::Token;
+use super::told::last_lines;
 use super::work::GitWork;
 
 /// What GitHub says of a branch that has a pull request.

@@ -8,8 +8,7 @@ use super::work::{GitWork, Said};
 
 /// Commands that speak with another repository, and so may need a token. All others run without: what lies in a repository can be code
 /// that they run, and has no business with it.
-const REMOTE: [&str; 9] =
-    ["clone", "fetch", "lfs", "ls-remote", "pull", "push", "remote", "submodule", "archive"];
+const REMOTE: [&str; 9] = ["clone", "fetch", "lfs", "ls-remote", "pull", "push", "remote", "submodule", "archive"];
 /// Options before the command that take what follows them.
 const WITH_VALUE: [&str; 9] = [
     "-c",

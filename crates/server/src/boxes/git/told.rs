@@ -98,8 +98,7 @@ mod tests {
     use crate::boxes::output::Share;
 
     fn kind(code: i32, out: &str, err: &str) -> Refusal {
-        let said =
-            Said { code, out: out.into(), err: err.into(), truncated: false, share: Share::default() };
+        let said = Said { code, out: out.into(), err: err.into(), truncated: false, share: Share::default() };
         match refusal(&said) {
             GitError::Refused { kind, .. } => kind,
             other => panic!("{other:?}"),
@@ -112,16 +111,31 @@ mod tests {
             ("fatal: not a git repository (or any of the parent directories): .git", Refusal::NotRepository),
             ("remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found", Refusal::NotFound),
             ("fatal: repository '/workspace/home/none' does not exist", Refusal::NotFound),
-            ("warning: Could not find remote branch x to clone.\nfatal: Remote branch x not found in upstream origin", Refusal::NotFound),
+            (
+                "warning: Could not find remote branch x to clone.\nfatal: Remote branch x not found in upstream origin",
+                Refusal::NotFound,
+            ),
             ("error: pathspec 'x' did not match any file(s) known to git", Refusal::NotFound),
             ("error: src refspec x does not match any\nerror: failed to push some refs", Refusal::NotFound),
             ("fatal: could not read Username for 'https://github.com': terminal prompts disabled", Refusal::Denied),
             ("fatal: Authentication failed for 'https://github.com/a/b/'", Refusal::Denied),
-            ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.", Refusal::Denied),
-            ("remote: Permission to a/b.git denied to c.\nfatal: unable to access 'https://x/': The requested URL returned error: 403", Refusal::Denied),
-            (" ! [rejected]        main -> main (fetch first)\nerror: failed to push some refs to 'x'", Refusal::Conflict),
+            (
+                "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+                Refusal::Denied,
+            ),
+            (
+                "remote: Permission to a/b.git denied to c.\nfatal: unable to access 'https://x/': The requested URL returned error: 403",
+                Refusal::Denied,
+            ),
+            (
+                " ! [rejected]        main -> main (fetch first)\nerror: failed to push some refs to 'x'",
+                Refusal::Conflict,
+            ),
             ("fatal: destination path 'x' already exists and is not an empty directory.", Refusal::Conflict),
-            ("error: Your local changes to the following files would be overwritten by checkout:\n\tx", Refusal::Conflict),
+            (
+                "error: Your local changes to the following files would be overwritten by checkout:\n\tx",
+                Refusal::Conflict,
+            ),
             ("fatal: unable to access 'https://x/': Could not resolve host: x", Refusal::Other),
         ] {
             assert_eq!(kind(128, "", err), meant, "{err}");
@@ -133,7 +147,10 @@ mod tests {
 
     #[test]
     fn words_are_cut_to_their_end_and_cannot_steer_a_terminal() {
-        assert_eq!(last_lines("Receiving: 10%\rReceiving: 100%\r\nfatal: \u{1b}[2Jgone\n\n"), "Receiving: 100%\nfatal:  [2Jgone");
+        assert_eq!(
+            last_lines("Receiving: 10%\rReceiving: 100%\r\nfatal: \u{1b}[2Jgone\n\n"),
+            "Receiving: 100%\nfatal:  [2Jgone"
+        );
         let many: String = (0..100).map(|n| format!("line {n}\n")).collect();
         assert!(last_lines(&many).starts_with("line 88\n") && last_lines(&many).ends_with("line 99"));
         assert_eq!(last_lines(&"ü".repeat(5000)).chars().count(), CHARS_MAX);

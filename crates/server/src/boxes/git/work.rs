@@ -12,8 +12,8 @@ use super::super::work::ENVIRONMENT;
 use super::super::{Boxes, memory};
 use super::command::Command;
 use super::failure::{GitError, Refusal};
-use super::told;
 use super::token::{Credentials, Token};
+use super::told;
 
 /// Bytes of one git's output that are held, standard output and standard error together.
 const OUTPUT_MAX: usize = 16 * 1024 * 1024;
@@ -236,5 +236,8 @@ pub(super) fn is_missing(code: i32, err: &[u8]) -> bool {
 }
 
 pub(super) fn no_git() -> GitError {
-    GitError::refused(Refusal::NoGit, "this box has no git: install it there, or make the box from an image that has it")
+    GitError::refused(
+        Refusal::NoGit,
+        "this box has no git: install it there, or make the box from an image that has it",
+    )
 }

@@ -12,13 +12,7 @@ use crate::http::held::Held;
 const WHOLE_MAX: usize = 1024 * 1024;
 
 /// An object with this text in it, and what else there is to say.
-pub(super) fn answer(
-    name: &str,
-    text: Vec<u8>,
-    exit_code: Option<i32>,
-    truncated: bool,
-    share: Share,
-) -> Response {
+pub(super) fn answer(name: &str, text: Vec<u8>, exit_code: Option<i32>, truncated: bool, share: Share) -> Response {
     if text.len() > WHOLE_MAX {
         let exit_code = exit_code.map(|code| format!("\"exit_code\":{code}"));
         let truncated = truncated.then(|| "\"truncated\":true".to_owned());
