@@ -1,7 +1,7 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
-//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
-//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec`, `attach` and `git exec` answer with the command's own code, and
+//! 125 when it could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ mod door;
 mod env;
 mod exec;
 mod failure;
+mod git;
 mod host;
 mod image;
 mod key;
@@ -67,6 +68,9 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Clone, look, commit and push in a box; make pull requests and issues of it
+    #[command(subcommand)]
+    Git(git::Git),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
     /// Print a box's log, and follow it
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Git(git) => client(git.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),

@@ -5,6 +5,7 @@ mod boxes;
 mod doctor;
 mod env;
 mod exec;
+mod git;
 mod image;
 mod keys;
 mod snapshot;
