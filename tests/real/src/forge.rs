@@ -54,9 +54,9 @@ impl Forge {
         format!("http://{}/git/{name}.git", self.address)
     }
 
-    /// The URL of something else on it.
-    pub fn at(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
+    /// Its own URL, without a slash at the end.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// The other host.

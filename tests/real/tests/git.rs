@@ -178,7 +178,9 @@ fn a_host_that_a_redirect_or_a_submodule_leads_to_does_not_get_the_token() -> Re
     let server = Server::with(forge.settings())?;
     let id = server.create_with(&json!({"github_token": Forge::TOKEN}))?;
     for token in [json!(Forge::TOKEN), Value::Null, json!("another-token")] {
-        for repo in [forge.at("moved/private.git"), format!("http://{}/git/private.git", forge.elsewhere())] {
+        for repo in
+            [format!("{}/moved/private.git", forge.base_url()), format!("http://{}/git/private.git", forge.elsewhere())]
+        {
             let (status, text) = refused(&server, &id, "clone", &json!({"repo": repo, "github_token": token}))?;
             ensure!(status == 403, "{repo}: {status} {text}");
         }
@@ -370,7 +372,7 @@ fn what_hangs_is_ended_with_all_that_it_started() -> Result<()> {
     let (status, text) = refused(&server, &id, "commit", &json!({"message": "x", "folder": "repo"}))?;
     ensure!(status == 504 && text.contains("git.timeout"), "{status} {text}");
     ensure!(!sleeps(&server)?, "a hook outlives the deadline");
-    let (status, _) = refused(&server, &id, "clone", &json!({"repo": forge.at("hang/x.git")}))?;
+    let (status, _) = refused(&server, &id, "clone", &json!({"repo": format!("{}/hang/x.git", forge.base_url())}))?;
     ensure!(status == 504);
     ensure!(server.exec(&id, "ls -d x || pgrep git")?.code != 0, "something is left of the clone");
 
@@ -385,7 +387,11 @@ fn what_hangs_is_ended_with_all_that_it_started() -> Result<()> {
     until("the hook to be ended", SETTLE, || Ok((!sleeps(&server)?).then_some(())))?;
     // The box is deleted.
     let mut connection = server.client().connect()?;
-    connection.send("POST", &format!("/v2/box/{id}/git/clone"), Some(&json!({"repo": forge.at("hang/x.git")})))?;
+    connection.send(
+        "POST",
+        &format!("/v2/box/{id}/git/clone"),
+        Some(&json!({"repo": format!("{}/hang/x.git", forge.base_url())})),
+    )?;
     until("the clone to run", SETTLE, || Ok((server.exec(&id, "pgrep git")?.code == 0).then_some(())))?;
     server.delete(&id)?;
     Ok(())
