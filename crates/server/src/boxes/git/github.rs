@@ -143,12 +143,10 @@ fn moved(from: &Url, answer: &Response) -> Option<Url> {
 fn words(said: &Value) -> String {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let details = said["errors"].as_array().map(Vec::as_slice).unwrap_or_default().iter().take(10);
-    let detail = |error: &Value| match error {
-        Value::String(text) => text.clone(),
-        error => match text(error, "message") {
-            message if message.is_empty() => format!("{} is {}", text(error, "field"), text(error, "code")),
-            message => message,
-        },
+    let detail = |error: &Value| match (error.as_str(), text(error, "message")) {
+        (Some(text), _) => text.to_owned(),
+        (None, message) if message.is_empty() => format!("{} is {}", text(error, "field"), text(error, "code")),
+        (None, message) => message,
     };
     let parts = std::iter::once(text(said, "message")).chain(details.map(detail));
     parts.filter(|part| !part.trim().is_empty()).collect::<Vec<_>>().join(": ")

@@ -99,10 +99,8 @@ mod tests {
 
     fn kind(code: i32, out: &str, err: &str) -> Refusal {
         let said = Said { code, out: out.into(), err: err.into(), truncated: false, share: Share::default() };
-        match refusal(&said) {
-            GitError::Refused { kind, .. } => kind,
-            other => panic!("{other:?}"),
-        }
+        let GitError::Refused { kind, .. } = refusal(&said) else { panic!("no refusal") };
+        kind
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use boxyard_engine::agent::{self, AgentError, Event, Job};
+use boxyard_proto::BoxId;
 use boxyard_proto::wire::{self, Exit, FailedKind, OnClose, User};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -66,6 +67,11 @@ impl Boxes {
 }
 
 impl GitWork {
+    /// The box's id.
+    pub fn id(&self) -> &BoxId {
+        self.kept().id()
+    }
+
     pub(super) fn kept(&self) -> &Kept {
         self.lease.kept()
     }

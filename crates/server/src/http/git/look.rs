@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use boxyard_proto::api::git::{GitDiff, GitFolder, GitStatus};
 
-use super::{begin, text};
+use super::{begin_look, text};
 use crate::boxes::{Looked, folder_of};
 use crate::http::Http;
 use crate::http::auth::Caller;
@@ -27,7 +27,7 @@ pub(in crate::http) async fn status(
     Query(query): Query<GitFolder>,
 ) -> Result<Response, ApiError> {
     let folder = folder_of(query.folder.as_deref())?;
-    let Looked { text, truncated, share } = begin(&http, &account, &id, "status").await?.status(&folder).await?;
+    let Looked { text, truncated, share } = begin_look(&http, &account, &id).await?.status(&folder).await?;
     Ok(text::answer("status", text, None, truncated, share))
 }
 
@@ -45,6 +45,6 @@ pub(in crate::http) async fn diff(
     Query(query): Query<GitFolder>,
 ) -> Result<Response, ApiError> {
     let folder = folder_of(query.folder.as_deref())?;
-    let Looked { text, truncated, share } = begin(&http, &account, &id, "diff").await?.diff(&folder).await?;
+    let Looked { text, truncated, share } = begin_look(&http, &account, &id).await?.diff(&folder).await?;
     Ok(text::answer("diff", text, None, truncated, share))
 }

@@ -18,11 +18,16 @@ pub(super) mod look;
 pub(super) mod propose;
 mod text;
 
-/// Begins work with git in a box; `what` is for the box's log.
+/// Begins work with git in a box that changes something: the box's log has a line of it.
 async fn begin(http: &Arc<Http>, account: &AccountId, id: &str, what: &str) -> Result<GitWork, ApiError> {
-    let kept = http.boxes.find(account, id)?;
-    let work = http.boxes.git(&kept).await?;
+    let work = begin_look(http, account, id).await?;
+    http.boxes.log(work.id(), LogLevel::Info, format!("Git: {what}"));
+    Ok(work)
+}
+
+/// The same of work that only looks, perhaps every second.
+async fn begin_look(http: &Arc<Http>, account: &AccountId, id: &str) -> Result<GitWork, ApiError> {
+    let work = http.boxes.git(&http.boxes.find(account, id)?).await?;
     http.metrics.execs.get_or_create(&Door { door: "git" }).inc();
-    http.boxes.log(kept.id(), LogLevel::Info, format!("Git: {what}"));
     Ok(work)
 }

@@ -33,10 +33,8 @@ pub(super) fn answer(name: &str, text: Vec<u8>, exit_code: Option<i32>, truncate
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-    use serde_json::json;
-
     use super::*;
+    use http_body_util::BodyExt;
 
     #[tokio::test]
     async fn a_long_text_reads_as_a_short_one_does() {
@@ -49,7 +47,7 @@ mod tests {
                 let read: Value = serde_json::from_slice(&body).expect("JSON");
                 assert_eq!(read["output"].as_str().map(str::as_bytes), Some(&text[..]));
                 assert_eq!(read.get("exit_code"), code.map(Value::from).as_ref());
-                assert_eq!(read.get("truncated"), truncated.then(|| json!(true)).as_ref());
+                assert_eq!(read.get("truncated"), truncated.then_some(Value::Bool(true)).as_ref());
             }
         }
     }
