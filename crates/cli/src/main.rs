@@ -1,7 +1,7 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
-//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
-//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec`, `attach` and `git exec` answer with the command's own code, and
+//! 125 when it could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ mod edit;
 mod env;
 mod exec;
 mod failure;
+mod git;
 mod host;
 mod image;
 mod key;
@@ -73,6 +74,9 @@ enum Command {
     Cp(cp::Cp),
     /// Edit a file of a box with this host's editor
     Edit(edit::Edit),
+    /// Clone, look, commit and push in a box; make pull requests and issues of it
+    #[command(subcommand)]
+    Git(git::Git),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
     /// Print a box's log, and follow it
@@ -136,6 +140,7 @@ fn main() -> ExitCode {
         Command::Exec(exec) => client(exec.run()),
         Command::Cp(cp) => client(cp.run()),
         Command::Edit(edit) => client(edit.run()),
+        Command::Git(git) => client(git.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),

@@ -34,6 +34,7 @@ use crate::{
 
 mod archive;
 mod files;
+mod git;
 mod job;
 mod programs;
 mod serve;

@@ -14,12 +14,15 @@ use boxyard_engine::local::StorageChoice;
 
 use crate::store::Synchronous;
 
+mod git;
 mod layers;
 mod sizes;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub(crate) use git::is_host;
+pub use git::{Git, GitHubHost};
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use sizes::Sizes;
 pub use value::{AddressRange, Factor, Secret, bytes, duration};
@@ -97,6 +100,8 @@ pub struct Config {
     pub output_total: u64,
     /// How long idempotency keys are kept.
     pub idempotency_keep: Duration,
+    /// How git in boxes is helped.
+    pub git: Git,
     /// When an acknowledged write of the database is safe.
     pub synchronous: Synchronous,
     /// What the server says of itself on standard error.
@@ -330,6 +335,7 @@ impl Config {
             output_keep: layers.get("runs.output_keep")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
             output_total: layers.get("runs.output_total")?.map_or(2 * GIB, |Bytes(bytes)| bytes),
             idempotency_keep: layers.get("runs.idempotency_keep")?.map_or(DAY, |Span(span)| span),
+            git: Git::read(layers)?,
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
             log: Log {
                 level: layers.get("log.level")?.unwrap_or_else(|| "info".into()),

@@ -6,6 +6,7 @@ mod cp;
 mod doctor;
 mod env;
 mod exec;
+mod git;
 mod image;
 mod keys;
 mod snapshot;

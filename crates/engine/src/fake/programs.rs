@@ -57,6 +57,7 @@ impl Program {
         match words.as_slice() {
             ["sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => self.script(script).await,
             ["/bin/bash", "-l"] => self.shell().await,
+            ["/bin/sh", "-c", _, "sh", _, path] => self.read_attachment(path).await,
             ["node" | "python3", ..] => {
                 let script = self.read_code().await;
                 self.script(&String::from_utf8_lossy(&script)).await
@@ -111,6 +112,7 @@ impl Program {
                 let bytes: Vec<u8> = hex.iter().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
                 self.out(bytes).await
             }
+            ["git", rest @ ..] => self.git(rest).await,
             ["pwd", ..] => self.out(format!("{}\n", self.folder)).await,
             ["env", ..] => self.out(self.env.iter().map(|line| format!("{line}\n")).collect::<String>()).await,
             ["cat", ..] => {
@@ -152,7 +154,7 @@ impl Program {
         self.home.upgrade().is_some_and(|home| lock(&home.folders).contains(path))
     }
 
-    async fn yes(&self, mut left: usize) -> i32 {
+    pub(super) async fn yes(&self, mut left: usize) -> i32 {
         let block = Bytes::from("y\n".repeat(BLOCK / 2));
         while left > 0 {
             let piece = left.min(BLOCK);
@@ -174,12 +176,12 @@ impl Program {
         all
     }
 
-    async fn out(&self, bytes: impl Into<Bytes>) -> i32 {
+    pub(super) async fn out(&self, bytes: impl Into<Bytes>) -> i32 {
         self.job.say(Kind::Out, bytes.into()).await;
         0
     }
 
-    async fn err(&self, bytes: impl Into<Bytes>) -> i32 {
+    pub(super) async fn err(&self, bytes: impl Into<Bytes>) -> i32 {
         self.job.say(Kind::Err, bytes.into()).await;
         0
     }

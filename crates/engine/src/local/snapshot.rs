@@ -117,7 +117,11 @@ impl LocalEngine {
             self.release_layers();
         }
         match record.and_then(|record| record.source) {
-            Some(source) => self.take_back(&source).await.map_err(removing),
+            Some(source) => match self.take_back(&source).await {
+                // The box is going as well.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                taken => taken.map_err(removing),
+            },
             None => Ok(()),
         }
     }

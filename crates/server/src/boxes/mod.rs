@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Sizes};
+use crate::config::{Config, Git, Sizes};
 use crate::metrics::{self, Metrics, Outcome};
 use crate::store::{BoxRow, Store, StoreError};
 
@@ -32,6 +32,7 @@ mod archives;
 mod clock;
 mod files;
 mod gate;
+mod git;
 mod halt;
 mod keeper;
 mod kept;
@@ -59,10 +60,15 @@ mod work;
 pub use admission::Full;
 pub use archives::Transfer;
 pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
+pub use git::{
+    Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw,
+    Refusal, Token,
+};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
 pub use log_follow::LogStream;
+pub(crate) use order::folder_of;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub(crate) use outputs::same_run;
@@ -127,6 +133,8 @@ struct Yard {
     pause_after: Option<Duration>,
     /// See [`Config::pause_keep_memory_for`].
     keep_memory_for: Duration,
+    /// How git in boxes is helped.
+    git: Git,
     /// What commands may hold of their output.
     outputs: Budget,
     /// What is kept of what commands have written.
@@ -171,6 +179,8 @@ pub struct NewBox {
     /// The snapshot that its disk starts as a copy of.
     from: Option<SnapshotId>,
     life: Life,
+    identity: Identity,
+    token: Option<Token>,
 }
 
 impl NewBox {
@@ -197,6 +207,8 @@ impl NewBox {
             env,
             from: None,
             life: Life::default(),
+            identity: Identity::default(),
+            token: None,
         })
     }
 
@@ -204,6 +216,12 @@ impl NewBox {
     #[must_use]
     pub fn living(self, life: Life) -> Self {
         Self { life, ..self }
+    }
+
+    /// The same, with this for git: who commits in it, and its own token for GitHub.
+    #[must_use]
+    pub fn with_git(self, identity: Identity, token: Option<Token>) -> Self {
+        Self { identity, token, ..self }
     }
 }
 
@@ -349,6 +367,7 @@ impl Boxes {
             sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
+            git: config.git.clone(),
             outputs: Budget::new(
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
@@ -391,10 +410,11 @@ impl Boxes {
         let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
         // In a task: a client that leaves now must not leave a record without a keeper.
         let made = self.yard.tasks.spawn(async move {
+            let token = new.token.take().map(|token| token.secret().clone());
             let mut row = new_row(account, new, size, yard.engine.name());
             let mut attempts = 0;
             loop {
-                match yard.store.insert_box(row.clone()).await {
+                match yard.store.insert_box_with(row.clone(), token.clone()).await {
                     Ok(()) => break,
                     Err(StoreError::NotFound) => return Err(BoxError::SnapshotNotFound),
                     Err(StoreError::NameTaken) => return Err(BoxError::NameTaken(row.name.unwrap_or_default())),
@@ -576,6 +596,8 @@ fn new_row(account: AccountId, new: NewBox, size: Size, engine: &str) -> BoxRow 
         init_due: !new.life.init_command.is_empty(),
         init_command: new.life.init_command,
         expires_at: new.life.ttl.map(|ttl| now.saturating_add(millis(ttl))),
+        git_user_name: new.identity.name,
+        git_user_email: new.identity.email,
     }
 }
 

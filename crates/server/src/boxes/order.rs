@@ -179,7 +179,7 @@ impl Language {
 }
 
 /// The absolute folder that a request means.
-fn folder_of(folder: Option<&str>) -> Result<String, InvalidOrder> {
+pub(crate) fn folder_of(folder: Option<&str>) -> Result<String, InvalidOrder> {
     let folder = match folder {
         None | Some("") => WORKSPACE.to_owned(),
         Some(absolute) if absolute.starts_with('/') => absolute.to_owned(),

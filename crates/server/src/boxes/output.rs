@@ -21,6 +21,11 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(units)), each }
     }
 
+    /// Room for one command's output, of which at most `most` bytes are of use.
+    pub(super) fn output_up_to(&self, most: usize) -> Output {
+        Self { each: self.each.min(most), ..self.clone() }.output()
+    }
+
     /// Room for one command's output.
     pub(super) fn output(&self) -> Output {
         let share = Share { permits: None, bytes: UNIT };

@@ -23,7 +23,7 @@ use super::keeper::{backoff, request};
 use super::kept::{Failure, Message};
 use super::lifecycle::{self, Phase, Refused, Wanted};
 use super::recovery::{OBSERVE_DEADLINE, RecoveryError};
-use super::{BoxError, Boxes, Kept, Life, NewBox, Yard, chain, now_ms};
+use super::{BoxError, Boxes, Identity, Kept, Life, NewBox, Token, Yard, chain, now_ms};
 use crate::store::{Inherits, Purpose, SnapshotRow, SnapshotState, StoreError, Which};
 
 /// How long a snapshot waits for its turn: others of the box may go first.
@@ -110,6 +110,10 @@ pub struct Restore {
     pub env: BTreeMap<String, String>,
     /// How it is to live. Nothing of that is inherited.
     pub life: Life,
+    /// Who commits in it. Without it, that of the source, which is in its files.
+    pub identity: Identity,
+    /// Its own token for GitHub, which is never inherited.
+    pub token: Option<Token>,
 }
 
 impl NewBox {
@@ -124,7 +128,8 @@ impl NewBox {
         env.extend(asked.env);
         let new = Self::check(asked.name, asked.labels, Some(size), None, env)?;
         // What the source was made of, whether it could still be asked for or not.
-        Ok(Self { runtime: inherits.runtime.clone(), life: asked.life, ..new })
+        let new = new.living(asked.life).with_git(asked.identity, asked.token);
+        Ok(Self { runtime: inherits.runtime.clone(), ..new })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
 
 pub(super) mod files;
+pub(super) mod git;
 
 /// A refusal, as the client gets it.
 #[derive(Debug)]

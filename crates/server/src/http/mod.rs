@@ -23,6 +23,7 @@ mod code;
 mod error;
 mod exec;
 mod files;
+mod git;
 mod health;
 mod held;
 mod idempotency;

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, exec, files, health, labels, logs, output, pause, runs, session,
+    Http, account_env, archives, boxes, code, exec, files, git, health, labels, logs, output, pause, runs, session,
     snapshots, ssh, startup, usage,
 };
 
@@ -69,6 +69,17 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(files::download::download))
         .routes(routes!(files::search::search))
         .routes(routes!(files::watch::watch))
+        .routes(routes!(git::clone::clone))
+        .routes(routes!(git::look::status))
+        .routes(routes!(git::look::diff))
+        .routes(routes!(git::change::commit))
+        .routes(routes!(git::change::push))
+        .routes(routes!(git::change::checkout))
+        .routes(routes!(git::exec::exec))
+        .routes(routes!(git::propose::create_pr))
+        .routes(routes!(git::propose::create_issue))
+        .routes(routes!(git::config::config))
+        .routes(routes!(git::config::git_config))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))

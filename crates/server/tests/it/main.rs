@@ -16,6 +16,7 @@ mod exec;
 mod exec_sessions;
 mod files;
 mod files_liar;
+mod git;
 mod idempotency;
 mod idle;
 mod labels;
