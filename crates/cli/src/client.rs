@@ -178,25 +178,38 @@ impl Client {
         read_json(self.send(request).await?).await
     }
 
+    /// Reads an answer that is not long.
+    pub(crate) async fn read_bytes(&self, answer: Response) -> Result<Vec<u8>, Failure> {
+        read(answer).await
+    }
+
     /// Sends a request and returns when the answer's headers are there and say that all is well.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let answer = request.send().await.map_err(|error| {
+        let answer = self.ask(request).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(answer).await) }
+    }
+
+    /// The same, whatever the headers say.
+    pub(crate) async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        request.send().await.map_err(|error| {
             let base = &self.base;
             Failure::failed(format!("cannot reach the server at {base}"), error.without_url())
-        })?;
+        })
+    }
+
+    /// What an answer says that does not say that all is well.
+    pub(crate) async fn refusal(&self, answer: Response) -> Failure {
         let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
         let text = match read(answer).await.map(|bytes| serde_json::from_slice::<ErrorBody>(&bytes)) {
             Ok(Ok(body)) => body.error,
             Ok(Err(_)) | Err(_) => format!("the server answered {status}"),
         };
-        Err(Failure::plain(text))
+        Failure::plain(text)
     }
 }
 
-async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+/// Reads the JSON of an answer.
+pub(crate) async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
     let bytes = read(answer).await?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
 }

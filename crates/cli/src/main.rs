@@ -12,11 +12,13 @@ mod archive;
 mod askpass;
 mod attach;
 mod client;
+mod cp;
 mod create;
 mod data;
 mod delete;
 mod doctor;
 mod door;
+mod edit;
 mod env;
 mod exec;
 mod failure;
@@ -68,6 +70,10 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Copy files and folders into a box and out of it
+    Cp(cp::Cp),
+    /// Edit a file of a box with this host's editor
+    Edit(edit::Edit),
     /// Clone, look, commit and push in a box; make pull requests and issues of it
     #[command(subcommand)]
     Git(git::Git),
@@ -132,6 +138,8 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Cp(cp) => client(cp.run()),
+        Command::Edit(edit) => client(edit.run()),
         Command::Git(git) => client(git.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Logs(logs) => client(logs.run()),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
-use super::{life, neighbours, ssh};
+use super::{files, life, neighbours, ssh};
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
@@ -23,6 +23,7 @@ pub const ALL: &[(&str, Measurement)] = &[
     ("exec", exec),
     ("parallel", parallel),
     ("stream", stream),
+    ("files", files::measure),
     ("memory", memory),
     ("life", life::life),
     (SSH, ssh::measure),

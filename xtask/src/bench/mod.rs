@@ -4,6 +4,7 @@
 //! run on what; peers are measured in the same run where they are installed.
 
 mod crowd;
+mod files;
 mod life;
 mod measure;
 mod neighbours;
@@ -51,6 +52,7 @@ struct Counts {
     execs: usize,
     boxes: usize,
     stream: u64,
+    huge: u64,
     peers: usize,
     logins: usize,
     keystrokes: usize,
@@ -68,6 +70,7 @@ const FULL: Counts = Counts {
     execs: 500,
     boxes: 100,
     stream: 1 << 30,
+    huge: 5 << 30,
     peers: 30,
     logins: 30,
     keystrokes: 1000,
@@ -84,6 +87,7 @@ const QUICK: Counts = Counts {
     execs: 50,
     boxes: 10,
     stream: 100 << 20,
+    huge: 200 << 20,
     peers: 3,
     logins: 5,
     keystrokes: 100,

@@ -30,6 +30,7 @@ mod account_env;
 mod admission;
 mod archives;
 mod clock;
+mod files;
 mod gate;
 mod git;
 mod halt;
@@ -58,6 +59,7 @@ mod work;
 
 pub use admission::Full;
 pub use archives::Transfer;
+pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
 pub use git::{
     Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw,
     Refusal, Token,
