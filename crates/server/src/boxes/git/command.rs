@@ -15,6 +15,11 @@ const ENVIRONMENT: [&str; 7] = [
 /// What git says is read: no translation, whatever the box's own language is.
 const IN_ENGLISH: [&str; 2] = ["LC_ALL=C", "LANGUAGE=C"];
 
+/// Bytes of output that are held, standard output and standard error together, where it is for somebody to read.
+const TEXT_MAX: usize = 16 * 1024 * 1024;
+/// The same where only we read it: what becomes of it is not counted against what outputs may take, and a box can say what it likes.
+const WORDS_MAX: usize = 1024 * 1024;
+
 /// One call of git.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Command {
@@ -23,6 +28,8 @@ pub(super) struct Command {
     env: Vec<String>,
     pub(super) folder: String,
     pub(super) credentials: Option<Credentials>,
+    /// Bytes of output that are held.
+    pub(super) output_max: usize,
     /// Whether more output than is held is of no use, so that git need not go on.
     pub(super) stops_when_full: bool,
 }
@@ -32,6 +39,7 @@ impl Command {
     pub(super) fn new<S: Into<String>>(folder: &str, args: impl IntoIterator<Item = S>) -> Self {
         let mut command = Self::verbatim(folder, args.into_iter().map(Into::into).collect());
         command.env.extend(IN_ENGLISH.map(str::to_owned));
+        command.output_max = WORDS_MAX;
         command
     }
 
@@ -39,7 +47,15 @@ impl Command {
     pub(super) fn verbatim(folder: &str, args: Vec<String>) -> Self {
         let env = ENVIRONMENT.map(str::to_owned).to_vec();
         let program = vec!["git".to_owned()];
-        Self { program, args, env, folder: folder.to_owned(), credentials: None, stops_when_full: false }
+        Self {
+            program,
+            args,
+            env,
+            folder: folder.to_owned(),
+            credentials: None,
+            output_max: TEXT_MAX,
+            stops_when_full: false,
+        }
     }
 
     /// Another program than git, on behalf of it.
@@ -58,9 +74,9 @@ impl Command {
         Self { credentials, ..self }
     }
 
-    /// Only reads: takes no locks that would be in the way of others, and is ended when its output is full.
+    /// Only reads, for somebody else: takes no locks that would be in the way of others, and is ended when its output is full.
     pub(super) fn only_reads(self) -> Self {
-        Self { stops_when_full: true, ..self }.variable("GIT_OPTIONAL_LOCKS", "0")
+        Self { stops_when_full: true, output_max: TEXT_MAX, ..self }.variable("GIT_OPTIONAL_LOCKS", "0")
     }
 
     pub(super) fn argv(&self) -> Vec<String> {

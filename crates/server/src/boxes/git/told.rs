@@ -10,6 +10,8 @@ use super::work::{Said, is_missing, no_git};
 const LINES_MAX: usize = 12;
 /// Characters of git's words that are passed on.
 const CHARS_MAX: usize = 2000;
+/// Bytes of git's words that are looked at, from the beginning and from the end: a box says as much as it likes.
+const LOOKED_AT: usize = 64 * 1024;
 
 /// Words of git, in the order in which they are looked for, and what they mean.
 const WORDS: [(&str, Refusal); 38] = [
@@ -68,12 +70,13 @@ pub(super) fn refusal(said: &Said) -> GitError {
         return no_git();
     }
     let words = if said.err.trim_ascii().is_empty() { &said.out } else { &said.err };
-    let words = String::from_utf8_lossy(words);
+    let first = String::from_utf8_lossy(&words[..words.len().min(LOOKED_AT)]);
+    let last = String::from_utf8_lossy(&words[words.len().saturating_sub(LOOKED_AT)..]);
     // `git commit` complains on its standard output.
     let out = String::from_utf8_lossy(&said.out[..said.out.len().min(CHARS_MAX * 4)]);
-    let meant = WORDS.iter().find(|(part, _)| words.contains(part) || out.contains(part));
+    let meant = WORDS.iter().find(|(part, _)| [&first, &last, &out].iter().any(|words| words.contains(part)));
     let kind = meant.map_or(Refusal::Other, |(_, kind)| *kind);
-    let text = last_lines(&words);
+    let text = last_lines(&last);
     let text = if text.is_empty() { format!("git ended with exit code {}", said.code) } else { text };
     GitError::refused(kind, text)
 }
@@ -86,8 +89,12 @@ pub(super) fn last_lines(text: &str) -> String {
         let line = line.rsplit('\r').next().unwrap_or_default().trim_end();
         line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>()
     };
-    let lines: Vec<String> = text.lines().map(shown).filter(|line| !line.trim().is_empty()).collect();
-    let text = lines[lines.len().saturating_sub(LINES_MAX)..].join("\n");
+    let text = &text[text.ceil_char_boundary(text.len().saturating_sub(LOOKED_AT))..];
+    // From the end: of all lines of a long text there could be more than there is memory.
+    let lines = text.lines().rev().map(shown).filter(|line| !line.trim().is_empty());
+    let mut lines: Vec<String> = lines.take(LINES_MAX).collect();
+    lines.reverse();
+    let text = lines.join("\n");
     let over = text.chars().count().saturating_sub(CHARS_MAX);
     text.chars().skip(over).collect()
 }
@@ -141,6 +148,21 @@ mod tests {
         assert_eq!(kind(1, "On branch master\nnothing to commit, working tree clean\n", ""), Refusal::Conflict);
         assert_eq!(kind(127, "", "git: command not found\n"), Refusal::NoGit);
         assert_eq!(kind(1, "", ""), Refusal::Other);
+    }
+
+    #[test]
+    fn a_box_that_says_millions_of_lines_takes_no_memory_for_each() {
+        let mut err = b"error: Your local changes to the following files would be overwritten by checkout:\n".to_vec();
+        err.resize(16 * 1024 * 1024, b'\n');
+        err.extend_from_slice("x\n".repeat(8 * 1024 * 1024).as_bytes());
+        err.extend_from_slice(b"Aborting\n");
+        let said = Said { code: 1, out: Vec::new(), err, truncated: true, share: Share::default() };
+        let GitError::Refused { kind, text } = refusal(&said) else { panic!("no refusal") };
+        assert_eq!(kind, Refusal::Conflict);
+        assert!(text.ends_with("x\nAborting") && text.lines().count() == LINES_MAX, "{text}");
+        // A character is not cut in two.
+        let lines = "ü".repeat(LOOKED_AT);
+        assert!(last_lines(&format!("x{lines}")).chars().all(|c| c == 'ü'));
     }
 
     #[test]

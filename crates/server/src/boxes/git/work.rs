@@ -16,8 +16,6 @@ use super::failure::{GitError, Refusal};
 use super::token::{Credentials, Token};
 use super::told;
 
-/// Bytes of one git's output that are held, standard output and standard error together.
-const OUTPUT_MAX: usize = 16 * 1024 * 1024;
 /// Between TERM and KILL when git is ended: time to remove what it has not finished.
 const END_GRACE: Duration = Duration::from_secs(2);
 /// How long after KILL a box may take to say that git has ended.
@@ -97,7 +95,7 @@ impl GitWork {
     pub(super) async fn run(&self, command: Command) -> Result<Said, GitError> {
         let (yard, halts) = (&self.boxes.yard, self.kept().halts());
         let mut job = self.begin(&command, halts).await?;
-        let mut output = yard.outputs.output_up_to(OUTPUT_MAX);
+        let mut output = yard.outputs.output_up_to(command.output_max);
         let exit = match self.follow(&mut job, &mut output, command.stops_when_full, halts).await? {
             Some(exit) => exit,
             // All that there is room for is there, so that how it would have ended is of no interest.
