@@ -8,7 +8,7 @@ use crate::failure::{FAILED, Failure};
 /// Writes `text` and a line break to standard output. A reader that has gone (`boxyard list | head -1`) is no failure.
 pub(crate) fn print(text: &str) -> Result<ExitCode, Failure> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match writeln!(out, "{}", fit(text)).and_then(|()| out.flush()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::from(FAILED)),
         Err(error) => Err(Failure::failed("cannot write to standard output", error)),
@@ -18,7 +18,12 @@ pub(crate) fn print(text: &str) -> Result<ExitCode, Failure> {
 /// Writes a line to standard error.
 pub(crate) fn note(text: &str) {
     // There is nowhere left to complain to.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", fit(text));
+}
+
+/// A text as a terminal may have it: names, addresses and errors have parts in which a box, or who wrote a repository, says what it likes.
+fn fit(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
 }
 
 /// A table with a heading and columns as wide as they must be.
@@ -52,6 +57,12 @@ pub(crate) fn time(milliseconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_box_says_in_names_and_errors_does_not_steer_the_terminal() {
+        let remote = "Pushed main to \u{1b}]0;mine\u{7}\u{9b}2Jorigin\r\n\tü";
+        assert_eq!(fit(remote), "Pushed main to ?]0;mine??2Jorigin?\n\tü");
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_must_be() {
