@@ -51,7 +51,12 @@ pub(super) async fn authenticate(
         let hash = presented_key(request.headers())?;
         let account = http.keys.account(&http.store, hash).await?;
         let account = account.ok_or_else(|| ApiError::unauthorized("this API key is not known here"))?;
+        let share = http.bodies.share(account.clone());
         request.extensions_mut().insert(Caller(account));
+        request.extensions_mut().insert(Arc::clone(&share));
+        let answer = next.run(request).await;
+        share.release();
+        return Ok(answer);
     }
     Ok(next.run(request).await)
 }

@@ -80,9 +80,15 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request's body is over the limit of {cap} bytes"))
     }
 
-    /// Whether it refuses a body for its length.
+    /// There are too many long bodies at once.
+    pub fn no_room_for_body() -> Self {
+        let text = "the server is busy with other long request bodies (limits.body_budget); try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+
+    /// Whether it refuses a body for its length, or for that of all there are.
     pub(super) fn is_about_length(&self) -> bool {
-        self.status == StatusCode::PAYLOAD_TOO_LARGE
+        matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::SERVICE_UNAVAILABLE)
     }
 
     /// The path is for clients that speak WebSocket.

@@ -1,5 +1,6 @@
 //! Request bodies: how long they may be, and how long they may take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,6 +11,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use super::bodies::Share;
 use super::error::ApiError;
 
 /// How long a client may be silent in the middle of a body.
@@ -29,11 +31,12 @@ pub(super) async fn read_body(request: Request, cap: usize) -> Result<Bytes, Api
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let too_long = announced.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > cap as u64);
     let asks_first = request.headers().contains_key(header::EXPECT);
+    let share = request.extensions().get::<Arc<Share>>().cloned();
     let mut body = request.into_body();
     let all = if too_long {
         Err(ApiError::body_too_long(cap))
     } else {
-        timeout(BODY_DEADLINE, collect(&mut body, cap)).await.map_err(|_| ApiError::slow_body())?
+        timeout(BODY_DEADLINE, collect(&mut body, cap, share.as_deref())).await.map_err(|_| ApiError::slow_body())?
     };
     // Who asks before sending has not sent anything yet.
     if all.as_ref().is_err_and(ApiError::is_about_length) && !(too_long && asks_first) {
@@ -56,7 +59,7 @@ pub(super) async fn drop_rest(body: &mut Body) {
     let _ = timeout(DROP_DEADLINE, dropping).await;
 }
 
-async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, ApiError> {
+async fn collect(body: &mut Body, cap: usize, share: Option<&Share>) -> Result<Bytes, ApiError> {
     let mut all = BytesMut::new();
     loop {
         let frame = timeout(SILENCE_MAX, body.frame()).await.map_err(|_| ApiError::slow_body())?;
@@ -66,6 +69,7 @@ async fn collect(body: &mut Body, cap: usize) -> Result<Bytes, ApiError> {
         if all.len() + data.len() > cap {
             return Err(ApiError::body_too_long(cap));
         }
+        share.map_or(Ok(()), |share| share.hold(all.len() + data.len()))?;
         if all.is_empty() && body.is_end_stream() {
             return Ok(data);
         }

@@ -18,6 +18,7 @@ mod accept;
 mod account_env;
 mod archives;
 mod auth;
+mod bodies;
 mod boxes;
 mod code;
 mod error;
@@ -51,6 +52,7 @@ pub use files::exercise;
 pub use openapi::openapi;
 
 use auth::KeyCache;
+use bodies::Bodies;
 use error::ApiError;
 
 /// What every handler may use.
@@ -60,6 +62,7 @@ struct Http {
     keys: KeyCache,
     metrics: Arc<Metrics>,
     body_cap: usize,
+    bodies: Bodies,
     upload_cap: u64,
     openapi: Bytes,
     /// The SSH door, if there is one.
@@ -74,6 +77,7 @@ pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>
         keys: KeyCache::default(),
         metrics,
         body_cap: usize::try_from(config.limits.body_cap).unwrap_or(usize::MAX),
+        bodies: Bodies::new(config.limits.body_budget),
         upload_cap: config.limits.upload_cap,
         openapi: openapi().into(),
         ssh,

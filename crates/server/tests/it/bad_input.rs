@@ -172,3 +172,48 @@ async fn clients_that_send_all_of_a_body_before_they_read_see_that_it_was_too_lo
         assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("limit of 10000 bytes"), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn long_bodies_of_many_connections_do_not_fill_the_memory() {
+    let yard = Yard::with(|config| config.limits.body_budget = 4 << 20).await;
+    let client = yard.client();
+    let id = client.new_box().await;
+    let path = format!("/v2/box/{id}/files/write");
+    // One that does not go on to its end: it has 1.5 of the 2 MiB that are for its account.
+    let mut slow = tokio::net::TcpStream::connect(yard.address()).await.expect("connect");
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-box-api-key: {KEY}\r\ncontent-length: 1600000\r\n\r\n");
+    let begun = r#"{"path":"slow","content":""#;
+    let content = "x".repeat(1_600_000 - begun.len() - 2);
+    let (most, rest) = content.split_at(1_500_000);
+    for part in [&head, begun, most] {
+        slow.write_all(part.as_bytes()).await.expect("sent");
+    }
+    let long = json!({"path": "long", "content": "x".repeat(1_000_000)});
+    // It is read while others are asked.
+    let answer = loop {
+        let answer = client.post(&path, long.clone()).await;
+        if answer.status != StatusCode::OK {
+            break answer;
+        }
+    };
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
+    assert!(answer.text().contains("limits.body_budget"), "{}", answer.text());
+    // Paths of a form that wait for their files are held as well.
+    let paths: String = (0..800).map(|_| crate::uploads::form_part("paths", &"p".repeat(4000))).collect();
+    let form = client.request(Method::POST, &format!("/v2/box/{id}/files/upload"));
+    let form = form.header("content-type", "multipart/form-data; boundary=x").body(paths + "--x--\r\n");
+    assert_eq!(client.send(form).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    // What is small is answered as ever, and so are others.
+    let small = json!({"path": "small", "content": "x".repeat(60_000)});
+    assert_eq!(client.post(&path, small).await.status, StatusCode::OK);
+    let stranger = yard.stranger().await;
+    let theirs = stranger.new_box().await;
+    assert_eq!(stranger.post(&format!("/v2/box/{theirs}/files/write"), long.clone()).await.status, StatusCode::OK);
+    // And when it has come to its end there is room again.
+    slow.write_all(rest.as_bytes()).await.expect("sent");
+    slow.write_all(b"\"}").await.expect("sent");
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert_eq!(client.post(&path, long).await.status, StatusCode::OK);
+}

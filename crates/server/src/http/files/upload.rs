@@ -18,6 +18,7 @@ use super::{begin, given};
 use crate::boxes::FilePath;
 use crate::http::Http;
 use crate::http::auth::Caller;
+use crate::http::bodies::Share;
 use crate::http::error::files::FileRefusals;
 use crate::http::error::{ApiError, Refusals};
 use crate::http::json::Path;
@@ -26,6 +27,8 @@ use crate::http::json::Path;
 const PATHS_MAX: usize = 100_000;
 /// Bytes of them at most.
 const PATHS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that a path takes beside its own.
+const PATH_COST: usize = 48;
 /// Bytes at most of files that wait for their paths; published clients send paths first.
 const FILES_BYTES_MAX: usize = 1024 * 1024;
 /// Such files at most.
@@ -46,13 +49,14 @@ pub(crate) async fn upload(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<axum::Json<MessageBody>, ApiError> {
+    let share = request.extensions().get::<Arc<Share>>().cloned();
     let boundary = boundary(request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()));
     let mut parts = Parts::new(Incoming::new(request, http.upload_cap), boundary.as_ref().cloned().unwrap_or_default());
     let received = async {
         let kept = http.boxes.find(&account, &id)?;
         boundary?;
         let mut work = begin(&http, &kept).await?;
-        let receive = async |sending: &mut Sending<'_>| Pairs::default().receive(&mut parts, sending).await;
+        let receive = async |sending: &mut Sending<'_>| Pairs::new(share.clone()).receive(&mut parts, sending).await;
         transfer(&mut work, ANSWER_DEADLINE, receive).await
     };
     match received.await {
@@ -76,8 +80,8 @@ pub(crate) struct UploadForm {
 }
 
 /// Brings paths and files together.
-#[derive(Default)]
 struct Pairs {
+    share: Option<Arc<Share>>,
     paths: VecDeque<FilePath>,
     paths_bytes: usize,
     files: VecDeque<Bytes>,
@@ -85,6 +89,16 @@ struct Pairs {
 }
 
 impl Pairs {
+    fn new(share: Option<Arc<Share>>) -> Self {
+        Self { share, paths: VecDeque::new(), paths_bytes: 0, files: VecDeque::new(), files_bytes: 0 }
+    }
+
+    /// Takes room for what is held here, which lives as long as the request.
+    fn hold(&self) -> Result<(), ApiError> {
+        let bytes = self.paths_bytes + self.files_bytes + self.paths.len() * PATH_COST;
+        self.share.as_ref().map_or(Ok(()), |share| share.hold(bytes))
+    }
+
     async fn receive(mut self, parts: &mut Parts, sending: &mut Sending<'_>) -> Result<(), ApiError> {
         while let Some(field) = sending.wait_for(parts.next()).await?? {
             match field.name() {
@@ -120,7 +134,7 @@ impl Pairs {
                 format!("more than {PATHS_MAX} paths, or {PATHS_BYTES_MAX} bytes of them, come before their files");
             return Err(ApiError::bad_request(text));
         }
-        Ok(())
+        self.hold()
     }
 
     async fn file(
@@ -145,7 +159,7 @@ impl Pairs {
         let content = hold(parts, field, sending, FILES_BYTES_MAX - self.files_bytes, too_much).await?;
         self.files_bytes += content.len();
         self.files.push_back(content);
-        if self.files.len() > FILES_MAX { Err(too_much()) } else { Ok(()) }
+        if self.files.len() > FILES_MAX { Err(too_much()) } else { self.hold() }
     }
 }
 
