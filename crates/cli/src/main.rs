@@ -1,7 +1,7 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
 //! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
-//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect; so does `shell`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -29,6 +29,8 @@ mod output;
 mod pause;
 mod poll;
 mod serve;
+mod session;
+mod shell;
 mod signals;
 mod snapshot;
 mod ssh;
@@ -67,6 +69,8 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Open a shell in a box, or run a command by it
+    Shell(shell::Shell),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
     /// Print a box's log, and follow it
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Shell(shell) => client(shell.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),

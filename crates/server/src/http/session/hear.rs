@@ -3,7 +3,6 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use boxyard_proto::api::session::{ClientFrame, Start};
-use boxyard_proto::wire::{self, Parsed};
 use futures_util::StreamExt;
 use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -86,10 +85,10 @@ async fn next(stream: &mut Stream) -> Result<ClientFrame, Heard> {
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Heard::Left),
         };
-        match wire::parse(text.as_bytes(), &ClientFrame::KNOWN) {
-            Ok(Parsed::Known(frame)) => return Ok(frame),
+        match ClientFrame::parse(&text) {
+            Ok(Some(frame)) => return Ok(frame),
             // From a newer client.
-            Ok(Parsed::Unknown(_)) => {}
+            Ok(None) => {}
             Err(error) => return Err(Heard::Nonsense(format!("a frame is not as it must be: {error}"))),
         }
     }

@@ -1,0 +1,83 @@
+//! Standard input, on its way to the program.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use boxyard_proto::api::session::ClientFrame;
+use rustix::process::Signal;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::say::frame;
+use super::{End, Escape};
+use crate::failure::Failure;
+
+/// Bytes that are read and sent at once.
+const PIECE: usize = 64 * 1024;
+
+/// Reads `input` and hands it on, piece by piece: the next is read when the one before is on its way and, where the server has told of a
+/// `window`, when the program has `taken` enough of what went before. With an `escape` it is a terminal's, and looked through.
+///
+/// Returns only when the session is to end; the end of input is not the session's.
+///
+/// # Errors
+/// Standard input cannot be read.
+pub(super) async fn feed(
+    mut input: impl AsyncRead + Unpin,
+    window: Option<u64>,
+    mut taken: watch::Receiver<u64>,
+    mut escape: Option<Escape>,
+    on: mpsc::Sender<Message>,
+) -> Result<End, Failure> {
+    let mut piece = vec![0; PIECE];
+    let mut sent = 0_u64;
+    loop {
+        let room = match window {
+            None => PIECE,
+            // Whoever hears lives as long as the session.
+            Some(window) => match taken.wait_for(|taken| sent.saturating_sub(*taken) < window).await {
+                Ok(taken) => usize::try_from(window - sent.saturating_sub(*taken)).unwrap_or(PIECE),
+                Err(_) => return std::future::pending().await,
+            },
+        };
+        let length = match input.read(&mut piece[..room.clamp(1, PIECE)]).await {
+            Ok(length) => length,
+            // The terminal is gone, or another job has it.
+            Err(_) if escape.is_some() => 0,
+            Err(error) => return Err(Failure::failed("cannot read standard input", error)),
+        };
+        let typed = &piece[..length];
+        let message = match &mut escape {
+            Some(_) if length == 0 => return Ok(End::Signalled(Signal::HUP.as_raw())),
+            None if length == 0 => {
+                let _ = on.send(frame(&ClientFrame::StdinClose)).await;
+                return std::future::pending().await;
+            }
+            None => {
+                sent += length as u64;
+                data(typed)
+            }
+            Some(escape) => {
+                let mut passed = Vec::with_capacity(length + 1);
+                if escape.pass(typed, &mut passed) {
+                    return Ok(End::Escaped);
+                }
+                if passed.is_empty() {
+                    continue;
+                }
+                sent += passed.len() as u64;
+                data(&passed)
+            }
+        };
+        let _ = on.send(message).await;
+    }
+}
+
+/// A frame of input.
+fn data(bytes: &[u8]) -> Message {
+    let mut text = String::with_capacity(bytes.len() / 3 * 4 + 48);
+    text.push_str(r#"{"type":"stdin","data":""#);
+    BASE64_STANDARD.encode_string(bytes, &mut text);
+    text.push_str(r#""}"#);
+    Message::text(text)
+}
