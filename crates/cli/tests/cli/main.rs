@@ -7,10 +7,12 @@ mod env;
 mod exec;
 mod image;
 mod keys;
+mod session;
 mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;
+mod yard;
 
 use std::path::Path;
 use std::process::{Command, Output};

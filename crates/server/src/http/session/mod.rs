@@ -16,7 +16,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, ReadHalf, SimplexStream, simplex};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
@@ -194,19 +194,20 @@ async fn follow(
     let (steering, orders) = Steering::new();
     let (passed, taken) = watch::channel(0);
     let taken = how.with_window.then_some(taken);
+    let stuck = Notify::new();
     tokio::select! {
         biased;
-        end = pump(session, sink, taken) => end,
+        end = pump(session, sink, taken, &stuck) => end,
         (phase, halt) = kept.unready() => End::error(kept.farewell(phase, halt)),
         () = over.cancelled() => End::error(kept.farewell(kept.phase(), None)),
-        heard = hear(stream, input, steering, how.with_terminal) => ended_by(heard),
+        heard = hear(stream, input, steering, how.with_terminal, &stuck) => ended_by(heard),
         () = orders.follow(boxes, kept, &name, &control) => End::Left,
         () = feed(&control, &mut feed_from, &passed) => End::Left,
     }
 }
 
 /// Sends what the program writes, and how much of its input was taken, if somebody wants to know.
-async fn pump(session: &mut Session, sink: &mut Sink, mut taken: Option<watch::Receiver<u64>>) -> End {
+async fn pump(session: &mut Session, sink: &mut Sink, mut taken: Option<watch::Receiver<u64>>, stuck: &Notify) -> End {
     let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = 0;
@@ -225,6 +226,9 @@ async fn pump(session: &mut Session, sink: &mut Sink, mut taken: Option<watch::R
                 Err(error) => return End::error(error.to_string()),
             },
             _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await,
+            // A client's end comes behind its input, so while that is stuck it is not heard of. But a system that gets something for a
+            // program which has closed the connection answers at once that it has.
+            () = stuck.notified() => sink.send(Message::Ping(Bytes::new())).await,
         };
         if let Err(error) = sent {
             if !matches!(error, Error::ConnectionClosed | Error::AlreadyClosed) {
