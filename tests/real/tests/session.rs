@@ -137,10 +137,10 @@ fn commands_tell_their_codes_and_signals_reach_the_whole_tree() -> Result<()> {
     let done = finish(&mut piped(&server, &["exec", "-i", &id, "--", "no-such-program"]))?;
     ensure!(done.code == Some(127), "{done:?}");
     for (signal, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
-        // With job control, since a shell without it lets its background ignore SIGINT. What is only forked yet would ignore it, too.
-        let script = "sh -c 'echo $$; exec sleep 4763' & exec sleep 4764";
-        let mut client = Dialogue::on_pipes(boxyard(&server, &["exec", "-i", &id, "--", "bash", "-mc", script]))?;
-        let child = client.expect("\n")?;
+        // Not in the background, which ignores SIGINT in a shell without job control.
+        let script = "sh -c 'echo $$ >&2; exec sleep 4763' | sleep 4764";
+        let mut client = Dialogue::on_pipes(boxyard(&server, &["exec", "-i", &id, "--", "bash", "-c", script]))?;
+        let child = client.expect_err("\n")?;
         let pid = i32::try_from(client.pid()).ok().and_then(rustix::process::Pid::from_raw).context("a pid")?;
         rustix::process::kill_process(pid, signal)?;
         ensure!(client.wait()?.code() == Some(code), "{signal:?}");
