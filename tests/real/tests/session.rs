@@ -28,9 +28,9 @@ fn terminal(server: &Server, arguments: &[&str]) -> Result<Dialogue> {
     Dialogue::on_terminal(&boxyard(server, arguments), 100, 40)
 }
 
-/// Waits in the box for the end of a process, by its pid there, for not much longer than a second.
+/// Waits in the box for the end of a process, by its pid there: less long than anybody waits for a connection that takes nothing.
 fn ends(server: &Server, id: &str, pid: &str) -> Result<()> {
-    server.sh(id, &format!("timeout 2 tail --pid={pid} -f /dev/null")).map(|_| ()).context("a process did not end")
+    server.sh(id, &format!("timeout 20 tail --pid={pid} -f /dev/null")).map(|_| ()).context("a process did not end")
 }
 
 fn sum(path: &Path) -> Result<String> {
