@@ -164,11 +164,6 @@ impl Client {
         url
     }
 
-    /// Whether something listens where the server is.
-    pub(crate) async fn is_reachable(&self) -> bool {
-        self.http.get(self.base.clone()).timeout(CONNECT_DEADLINE).send().await.is_ok()
-    }
-
     /// The server's host: a name or an address, IPv6 without brackets.
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
@@ -188,7 +183,7 @@ impl Client {
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let answer = request.send().await.map_err(|error| {
             let base = &self.base;
-            Failure::failed(format!("cannot reach the server at {base}"), error.without_url())
+            Failure::failed(format!("cannot reach the server at {base}"), error.without_url()).of_absence()
         })?;
         if answer.status().is_success() {
             return Ok(answer);
@@ -227,7 +222,9 @@ async fn refusal(answer: Response) -> Failure {
         Ok(Ok(body)) => body.error,
         Ok(Err(_)) | Err(_) => format!("the server answered {status}"),
     };
-    Failure::plain(text)
+    let failure = Failure::plain(text);
+    // A proxy says it for a server that is being started anew.
+    if matches!(status.as_u16(), 502..=504) { failure.of_absence() } else { failure }
 }
 
 async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {

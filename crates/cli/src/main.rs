@@ -26,6 +26,7 @@ mod key;
 mod list;
 mod logs;
 mod output;
+mod patience;
 mod pause;
 mod poll;
 mod serve;

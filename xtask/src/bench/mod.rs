@@ -9,6 +9,7 @@ mod measure;
 mod neighbours;
 mod peers;
 mod report;
+mod session;
 mod ssh;
 mod sshd;
 
@@ -50,6 +51,7 @@ struct Counts {
     sdk: usize,
     execs: usize,
     boxes: usize,
+    sessions: usize,
     stream: u64,
     peers: usize,
     logins: usize,
@@ -67,6 +69,7 @@ const FULL: Counts = Counts {
     sdk: 50,
     execs: 500,
     boxes: 100,
+    sessions: 300,
     stream: 1 << 30,
     peers: 30,
     logins: 30,
@@ -83,6 +86,7 @@ const QUICK: Counts = Counts {
     sdk: 5,
     execs: 50,
     boxes: 10,
+    sessions: 30,
     stream: 100 << 20,
     peers: 3,
     logins: 5,

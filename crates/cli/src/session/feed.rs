@@ -35,10 +35,13 @@ pub(super) async fn feed(
         let room = match window {
             None => PIECE,
             // Whoever hears lives as long as the session.
-            Some(window) => match taken.wait_for(|taken| sent.saturating_sub(*taken) < window).await {
-                Ok(taken) => usize::try_from(window - sent.saturating_sub(*taken)).unwrap_or(PIECE),
-                Err(_) => return std::future::pending().await,
-            },
+            Some(window) => {
+                let under_way = taken.wait_for(|taken| sent.saturating_sub(*taken) < window).await;
+                let Ok(under_way) = under_way.map(|taken| sent.saturating_sub(*taken)) else {
+                    return std::future::pending().await;
+                };
+                usize::try_from(window - under_way).unwrap_or(PIECE)
+            }
         };
         let length = match input.read(&mut piece[..room.clamp(1, PIECE)]).await {
             Ok(length) => length,
@@ -80,4 +83,48 @@ fn data(bytes: &[u8]) -> Message {
     BASE64_STANDARD.encode_string(bytes, &mut text);
     text.push_str(r#""}"#);
     Message::text(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of(message: &Message) -> usize {
+        let text = message.to_text().expect("text");
+        match ClientFrame::parse(text).expect("a frame") {
+            Some(ClientFrame::Stdin { data }) => BASE64_STANDARD.decode(data).expect("base64").len(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_on_its_way_than_the_server_has_room_for() {
+        let (told, taken) = watch::channel(0);
+        let (on, mut fed) = mpsc::channel(1);
+        let window = 3 * PIECE as u64 + 5;
+        let feeding = tokio::spawn(feed(tokio::io::repeat(7), Some(window), taken, None, on));
+        let mut sent = 0;
+        while sent < window {
+            sent += bytes_of(&fed.recv().await.expect("input")) as u64;
+        }
+        assert_eq!(sent, window);
+        assert!(fed.try_recv().is_err(), "more than there is room for");
+        told.send_replace(10);
+        assert_eq!(bytes_of(&fed.recv().await.expect("input")), 10);
+        // A server that has taken more than was sent is none of ours, and does no harm.
+        told.send_replace(u64::MAX);
+        assert_eq!(bytes_of(&fed.recv().await.expect("input")), PIECE);
+        feeding.abort();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_input_is_told_and_does_not_end_the_session() {
+        let (_told, taken) = watch::channel(0);
+        let (on, mut fed) = mpsc::channel(1);
+        let feeding = tokio::spawn(feed(&b"abc"[..], None, taken, None, on));
+        assert_eq!(bytes_of(&fed.recv().await.expect("input")), 3);
+        assert_eq!(fed.recv().await, Some(frame(&ClientFrame::StdinClose)));
+        assert!(!feeding.is_finished());
+        feeding.abort();
+    }
 }

@@ -112,3 +112,54 @@ async fn write(out: &mut (impl AsyncWrite + Unpin), data: &str) -> Result<bool, 
         Err(error) => Err(Failure::failed("cannot write output", error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio_tungstenite::tungstenite::error::CapacityError;
+
+    use super::*;
+
+    async fn heard(messages: Vec<Result<Message, Error>>, ends: bool) -> Result<End, Failure> {
+        let mut outputs = Outputs { out: tokio::io::stdout(), err: tokio::io::stderr() };
+        let (told, _) = watch::channel(0);
+        let messages = stream::iter(messages);
+        if ends {
+            hear(&mut Box::pin(messages), &mut outputs, &told).await
+        } else {
+            hear(&mut Box::pin(messages.chain(stream::pending())), &mut outputs, &told).await
+        }
+    }
+
+    fn text(text: &str) -> Result<Message, Error> {
+        Ok(Message::text(text))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_any_more_is_gone() {
+        let pings = vec![Ok(Message::Ping(Vec::new().into())), text(r#"{"type":"news"}"#)];
+        let Err(failure) = heard(pings, false).await else { panic!("it goes on") };
+        assert!(failure.text().contains("nothing was heard of the server"), "{}", failure.text());
+    }
+
+    #[tokio::test]
+    async fn nonsense_of_a_server_s_ends_the_session_and_does_not_steer_the_terminal() {
+        for (message, said) in [
+            (text("{"), "makes no sense"),
+            (text(r#"{"type":"stdout","data":"*"}"#), "not base64"),
+            (text(r#"{"type":"exit"}"#), "missing field"),
+            (text(r#"{"type":"started","pid":1,"execId":"x"}"#), "starts twice"),
+            (text("{\"type\":\"error\",\"message\":\"a\\u001b[2Jb\"}"), "a [2Jb"),
+            (Ok(Message::binary(vec![0])), "no text"),
+            (Ok(Message::Close(None)), "closed the connection"),
+            (Err(Error::Capacity(CapacityError::MessageTooLong { size: 2, max_size: 1 })), "makes no sense"),
+            (Err(Error::Io(io::ErrorKind::ConnectionReset.into())), "broke off"),
+        ] {
+            let Err(failure) = heard(vec![message], true).await else { panic!("{said}: it goes on") };
+            assert!(failure.text().contains(said), "{}", failure.text());
+            assert!(!failure.text().contains('\u{1b}'));
+        }
+        let Err(failure) = heard(Vec::new(), true).await else { panic!("it goes on") };
+        assert!(failure.text().contains("closed the connection"), "{}", failure.text());
+    }
+}

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 use boxyard_real_tests::Dialogue;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::yard::Yard;
 use super::{Server, run};
@@ -30,9 +30,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn kill(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("sent");
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).expect("a pid")).expect("a pid")
+}
+
+fn kill(number: u32, signal: Signal) {
+    kill_process(pid(number), signal).expect("sent");
 }
 
 /// Bytes that look like nothing in particular.
@@ -166,11 +169,9 @@ fn a_program_on_a_terminal_has_its_size_and_gets_every_key() {
     assert_eq!(code(&mut terminal), Some(125));
     assert!(!terminal.is_raw().expect("its modes"));
 
-    let mut terminal = on_terminal(&yard, &["exec", "-it", &yard.id, "--", "cat"]);
-    // Nothing but the program answers, byte for byte: Ctrl-C, Ctrl-Z, Ctrl-\, Ctrl-S, Ctrl-D, carriage return.
-    while !terminal.is_raw().expect("its modes") {
-        std::thread::yield_now();
-    }
+    let mut terminal = on_terminal(&yard, &["exec", "-it", &yard.id, "--", "sh", "-c", "echo ready; cat"]);
+    terminal.expect("ready\n").expect("it runs");
+    // Nothing but the program answers, byte for byte: Ctrl-C, Ctrl-Z, Ctrl-\, Ctrl-S, Ctrl-Q, Ctrl-D, carriage return.
     for key in ["x", "\x03", "\x1a", "\x1c", "\x13", "\x11", "\x04", "\r", "~~", "ü"] {
         terminal.send(key).expect("typed");
         // The escape key twice is the key itself.
@@ -208,13 +209,12 @@ fn a_terminal_is_as_before_however_a_session_ends() {
     let mut terminal = on_terminal(&yard, &["exec", "-it", &yard.id, "--", "stty", "sizes"]);
     raw(&mut terminal);
     kill(terminal.pid(), Signal::TSTP);
-    while terminal.is_raw().expect("its modes") {
-        std::thread::yield_now();
-    }
+    let stopped = waitid(WaitId::Pid(pid(terminal.pid())), WaitIdOptions::STOPPED).expect("waited");
+    assert!(stopped.is_some() && !terminal.is_raw().expect("its modes"));
+    terminal.resize(132, 50).expect("resized");
     kill(terminal.pid(), Signal::CONT);
-    while !terminal.is_raw().expect("its modes") {
-        std::thread::yield_now();
-    }
+    terminal.expect("50 132\r\n").expect("it goes on");
+    assert!(terminal.is_raw().expect("its modes"));
     // The server's end.
     yard.kill();
     assert_eq!(code(&mut terminal), Some(125));

@@ -80,6 +80,8 @@ async fn a_client_that_goes_takes_its_program_along() {
     assert_eq!(client.status(&id).await, "running");
     drop(live);
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
+    let told = |log: &Value| log.to_string().contains("ended with its connection");
+    client.until(&format!("/v2/box/{id}/logs"), told).await;
 }
 
 #[tokio::test]

@@ -102,12 +102,13 @@ impl End {
 async fn serve(http: &Http, kept: &Kept, socket: Socket, give_up: &CancellationToken) {
     let Socket { stream, departure } = socket;
     let (mut sink, mut stream) = stream.split();
-    let end = tokio::select! {
-        biased;
-        () = departure.wait() => End::Left,
-        () = give_up.cancelled() => End::error("the server is shutting down"),
-        end = course(http, kept, &mut sink, &mut stream) => end,
+    let leaving = async {
+        tokio::select! {
+            () = departure.wait() => End::Left,
+            () = give_up.cancelled() => End::error("the server is shutting down"),
+        }
     };
+    let end = course(http, kept, &mut sink, &mut stream, leaving).await;
     let End::Said(last) = end else { return };
     // A client that does not take its last frames, or does not close, is not waited for.
     let _ = timeout(FAREWELL_DEADLINE, async {
@@ -121,9 +122,21 @@ async fn serve(http: &Http, kept: &Kept, socket: Socket, give_up: &CancellationT
     .await;
 }
 
-/// From the first frame to the end.
-async fn course(http: &Http, kept: &Kept, sink: &mut Sink, stream: &mut Stream) -> End {
-    let begun = match timeout(START_DEADLINE, hear::first(stream)).await {
+/// From the first frame to the end, or until the client or the server is `leaving`.
+async fn course(
+    http: &Http,
+    kept: &Kept,
+    sink: &mut Sink,
+    stream: &mut Stream,
+    leaving: impl Future<Output = End>,
+) -> End {
+    let mut leaving = std::pin::pin!(leaving);
+    let begun = tokio::select! {
+        biased;
+        end = &mut leaving => return end,
+        begun = timeout(START_DEADLINE, hear::first(stream)) => begun,
+    };
+    let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(heard)) => return ended_by(heard),
         Err(_) => return End::error("the first frame must be start, and did not come"),
@@ -135,13 +148,22 @@ async fn course(http: &Http, kept: &Kept, sink: &mut Sink, stream: &mut Stream) 
     };
     let how = How { with_terminal: tty == Some(true), with_window: window == Some(true) };
     http.metrics.execs.get_or_create(&Door { door: "exec-session" }).inc();
-    let mut session = match http.boxes.open_session(kept, order).await {
+    let opened = tokio::select! {
+        biased;
+        end = &mut leaving => return end,
+        opened = http.boxes.open_session(kept, order) => opened,
+    };
+    let mut session = match opened {
         Ok(session) => session,
         Err(error) => return End::error(start::refusal(&error)),
     };
     let name = session.name().to_owned();
     http.boxes.log(kept.id(), LogLevel::Info, format!("Session {name} started: {prompt}"));
-    let end = follow(&http.boxes, kept, &mut session, how, sink, stream).await;
+    let end = tokio::select! {
+        biased;
+        end = leaving => end,
+        end = follow(&http.boxes, kept, &mut session, how, sink, stream) => end,
+    };
     let how = match &end {
         End::Said(ServerFrame::Exit { code }) => format!("with exit code {code}"),
         End::Said(ServerFrame::Error { message }) => format!("early: {message}"),
