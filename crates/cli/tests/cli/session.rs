@@ -121,7 +121,7 @@ fn a_reader_that_goes_away_ends_the_session_quietly() {
 
 #[test]
 fn a_server_that_goes_is_told_of() {
-    for (orderly, said) in [(true, "the server is shutting down"), (false, "the session is lost")] {
+    for (orderly, said) in [(true, "the server is shutting down"), (false, "lost")] {
         let mut yard = Yard::start();
         let mut child = piped(&mut yard.boxyard(&["exec", "-i", &yard.id, "--", "gate", "never"]));
         yard.came_to("never");
