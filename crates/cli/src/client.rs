@@ -179,16 +179,35 @@ impl Client {
         read_json(self.send(request).await?).await
     }
 
+    /// Reads an answer that is not long.
+    pub(crate) async fn read_bytes(&self, answer: Response) -> Result<Vec<u8>, Failure> {
+        read(answer).await
+    }
+
     /// Sends a request and returns when the answer's headers are there and say that all is well.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let answer = request.send().await.map_err(|error| {
+        let answer = self.ask(request).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(answer).await) }
+    }
+
+    /// The same, whatever the headers say.
+    pub(crate) async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        request.send().await.map_err(|error| {
             let base = &self.base;
             Failure::failed(format!("cannot reach the server at {base}"), error.without_url()).of_absence()
-        })?;
-        if answer.status().is_success() {
-            return Ok(answer);
-        }
-        Err(refusal(answer).await)
+        })
+    }
+
+    /// What an answer says that does not say that all is well.
+    pub(crate) async fn refusal(&self, answer: Response) -> Failure {
+        let status = answer.status();
+        let text = match read(answer).await.map(|bytes| serde_json::from_slice::<ErrorBody>(&bytes)) {
+            Ok(Ok(body)) => body.error,
+            Ok(Err(_)) | Err(_) => format!("the server answered {status}"),
+        };
+        let failure = Failure::plain(text);
+        // A proxy says it for a server that is being started anew.
+        if matches!(status.as_u16(), 502..=504) { failure.of_absence() } else { failure }
     }
 
     /// Asks for a connection that speaks WebSocket from then on, through the same proxies and with the same trust as any other.
@@ -197,37 +216,26 @@ impl Client {
         let request = self.request(Method::GET, segments).header(CONNECTION, "Upgrade").header(UPGRADE, "websocket");
         let request = request.header(SEC_WEBSOCKET_VERSION, "13").header(SEC_WEBSOCKET_KEY, &key);
         let base = &self.base;
-        let unreachable = |error| Failure::failed(format!("cannot reach the server at {base}"), error);
+        let broke_off = |error: reqwest::Error| Failure::failed("the handshake broke off", error.without_url());
         let upgrading = async {
-            let answer = request.send().await.map_err(|error| unreachable(error.without_url()))?;
+            let answer = self.ask(request).await?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // Somebody else may answer with what is no refusal at all.
-                return Err(refusal(answer).await);
+                return Err(self.refusal(answer).await);
             }
             let accept = answer.headers().get(SEC_WEBSOCKET_ACCEPT);
             if accept.is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
                 return Err(Failure::plain("the server's answer makes no sense: it is no WebSocket handshake"));
             }
-            answer.upgrade().await.map_err(|error| unreachable(error.without_url()))
+            answer.upgrade().await.map_err(broke_off)
         };
         let late = |_| Failure::plain(format!("the server at {base} does not answer"));
         tokio::time::timeout(HANDSHAKE_DEADLINE, upgrading).await.map_err(late)?
     }
 }
 
-/// What an answer says that is none of those that were hoped for.
-async fn refusal(answer: Response) -> Failure {
-    let status = answer.status();
-    let text = match read(answer).await.map(|bytes| serde_json::from_slice::<ErrorBody>(&bytes)) {
-        Ok(Ok(body)) => body.error,
-        Ok(Err(_)) | Err(_) => format!("the server answered {status}"),
-    };
-    let failure = Failure::plain(text);
-    // A proxy says it for a server that is being started anew.
-    if matches!(status.as_u16(), 502..=504) { failure.of_absence() } else { failure }
-}
-
-async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+/// Reads the JSON of an answer.
+pub(crate) async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
     let bytes = read(answer).await?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
 }

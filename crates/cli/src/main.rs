@@ -12,11 +12,13 @@ mod archive;
 mod askpass;
 mod attach;
 mod client;
+mod cp;
 mod create;
 mod data;
 mod delete;
 mod doctor;
 mod door;
+mod edit;
 mod env;
 mod exec;
 mod failure;
@@ -72,6 +74,10 @@ enum Command {
     Exec(exec::Exec),
     /// Open a shell in a box, or run a command by it
     Shell(shell::Shell),
+    /// Copy files and folders into a box and out of it
+    Cp(cp::Cp),
+    /// Edit a file of a box with this host's editor
+    Edit(edit::Edit),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
     /// Print a box's log, and follow it
@@ -134,6 +140,8 @@ fn main() -> ExitCode {
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Shell(shell) => client(shell.run()),
+        Command::Cp(cp) => client(cp.run()),
+        Command::Edit(edit) => client(edit.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),

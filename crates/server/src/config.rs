@@ -166,6 +166,8 @@ pub struct Limits {
     pub output_budget: u64,
     /// Bytes of a request's body.
     pub body_cap: u64,
+    /// Bytes of files that one request uploads.
+    pub upload_cap: u64,
     /// How long a client may take to send a request's headers.
     pub header_timeout: Duration,
     /// Connections at once.
@@ -294,6 +296,7 @@ impl Config {
                 output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),
                 output_budget: layers.get("limits.output_budget")?.map_or(1024 * MIB, |Bytes(bytes)| bytes),
                 body_cap: layers.get("limits.body_cap")?.map_or(32 * MIB, |Bytes(bytes)| bytes),
+                upload_cap: layers.get("limits.upload_cap")?.map_or(8 * GIB, |Bytes(bytes)| bytes),
                 header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
                 connections: layers.get("limits.connections")?.unwrap_or(4096),
                 shutdown_grace: layers.get("limits.shutdown_grace")?.map_or(Duration::from_secs(30), |Span(span)| span),

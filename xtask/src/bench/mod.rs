@@ -4,6 +4,7 @@
 //! run on what; peers are measured in the same run where they are installed.
 
 mod crowd;
+mod files;
 mod life;
 mod measure;
 mod neighbours;
@@ -53,6 +54,7 @@ struct Counts {
     boxes: usize,
     sessions: usize,
     stream: u64,
+    huge: u64,
     peers: usize,
     logins: usize,
     keystrokes: usize,
@@ -71,6 +73,7 @@ const FULL: Counts = Counts {
     boxes: 100,
     sessions: 300,
     stream: 1 << 30,
+    huge: 5 << 30,
     peers: 30,
     logins: 30,
     keystrokes: 1000,
@@ -88,6 +91,7 @@ const QUICK: Counts = Counts {
     boxes: 10,
     sessions: 30,
     stream: 100 << 20,
+    huge: 200 << 20,
     peers: 3,
     logins: 5,
     keystrokes: 100,

@@ -2,6 +2,7 @@
 
 mod attach;
 mod boxes;
+mod cp;
 mod doctor;
 mod env;
 mod exec;

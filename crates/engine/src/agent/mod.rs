@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::{Duplex, Engine, EngineError};
 
+pub mod files;
 mod reader;
 mod socket;
 #[cfg(test)]

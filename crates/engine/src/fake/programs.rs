@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Weak};
 
-use boxyard_proto::wire::{Exit, Kind};
-use bytes::Bytes;
+use boxyard_proto::wire::{Builtin, Exit, Kind};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use super::files::Work;
 use super::job::Job;
 use super::serve::killed_by;
 use super::{FakeBox, Gates, lock};
@@ -27,7 +28,7 @@ pub(super) struct Program {
 }
 
 /// Runs a command line to its end, or until a signal ends it.
-pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
+pub(super) async fn run(mut program: Program, argv: Vec<String>, builtin: Option<Builtin>) -> Exit {
     let job = Arc::clone(&program.job);
     let (term, kill) = (job.term.clone(), job.kill.clone());
     let stubborn = argv.iter().any(|arg| arg.contains("stubborn"));
@@ -36,13 +37,24 @@ pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
     let (cpu_ns, memory_peak) = if liar { (u64::MAX, u64::MAX) } else { (1_000_000, 1 << 20) };
     tokio::select! {
         biased;
-        code = program.command(&argv) => Exit { code, signal: None, cpu_ns, memory_peak },
+        code = program.start(&argv, builtin) => Exit { code, signal: None, cpu_ns, memory_peak },
         () = kill.cancelled() => killed_by(9),
         () = term.cancelled(), if !stubborn => killed_by(job.ended_by()),
     }
 }
 
 impl Program {
+    async fn start(&mut self, argv: &[String], builtin: Option<Builtin>) -> i32 {
+        let tree = match builtin {
+            Some(Builtin::Files) => self.home.upgrade().map(|home| Arc::clone(&home.tree)),
+            Some(Builtin::Sftp) | None => None,
+        };
+        let Some(tree) = tree else { return self.command(argv).await };
+        let (_, none) = mpsc::channel(1);
+        let stdin = std::mem::replace(&mut self.stdin, none);
+        Work { tree, job: Arc::clone(&self.job), stdin, come: BytesMut::new() }.run().await
+    }
+
     async fn command(&mut self, argv: &[String]) -> i32 {
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {

@@ -7,6 +7,7 @@ pub mod account_env;
 pub mod boxes;
 pub mod error;
 pub mod exec;
+pub mod files;
 pub mod labels;
 pub mod logs;
 pub mod runs;

@@ -30,6 +30,7 @@ mod account_env;
 mod admission;
 mod archives;
 mod clock;
+mod files;
 mod gate;
 mod halt;
 mod keeper;
@@ -57,6 +58,7 @@ mod work;
 
 pub use admission::Full;
 pub use archives::Transfer;
+pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};

@@ -30,6 +30,8 @@ use crate::store::{Inherits, Purpose, SnapshotRow, SnapshotState, StoreError, Wh
 const TURN_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long the removal of a snapshot may take before it is tried again.
 const DROP_DEADLINE: Duration = Duration::from_secs(300);
+/// A box may start with as many times its disk's limit at most: each copy of a copy may write a little more than the one before.
+const STARTS_WITH_MAX: u64 = 2;
 /// Why a snapshot is in error that the engine does not have.
 const LOST: &str = "it is no longer there";
 /// Why a snapshot is in error whose making an earlier server began.
@@ -38,6 +40,7 @@ const BROKEN_OFF: &str = "the server ended before it was saved";
 /// What a save is for, and who waits for its end. Dropping it tells them that it was given up.
 pub(super) struct Saving {
     into: SnapshotId,
+    purpose: Purpose,
     /// Takes whether the snapshot is wanted still.
     told: oneshot::Sender<Result<bool, Failure>>,
 }
@@ -52,9 +55,9 @@ impl<'a> From<&'a Saving> for &'a SnapshotId {
 type End = oneshot::Receiver<Result<bool, Failure>>;
 
 impl Saving {
-    fn new(into: SnapshotId) -> (Self, End) {
+    fn new(into: SnapshotId, purpose: Purpose) -> (Self, End) {
         let (told, end) = oneshot::channel();
-        (Self { into, told }, end)
+        (Self { into, purpose, told }, end)
     }
 }
 
@@ -168,6 +171,7 @@ impl Boxes {
         purpose: Purpose,
     ) -> Result<(SnapshotRow, oneshot::Receiver<Result<(), BoxError>>), BoxError> {
         refused_for_good(kept)?;
+        self.yard.admission.admit_snapshot().await?;
         let fixed = &kept.shared.fixed;
         let of_box = || fixed.name.clone().unwrap_or_else(|| fixed.id.to_string());
         let row = SnapshotRow {
@@ -194,7 +198,7 @@ impl Boxes {
             let (tell, told) = oneshot::channel();
             let (task, into) = (Arc::clone(&yard), row.id.clone());
             yard.tasks.spawn(async move {
-                let made = task.make_snapshot(&kept, into).await;
+                let made = task.make_snapshot(&kept, into, purpose).await;
                 // Whoever asked may have left.
                 let _ = tell.send(made);
             });
@@ -270,6 +274,7 @@ impl Boxes {
         let id = id.parse::<SnapshotId>().map_err(|_| BoxError::SnapshotNotFound)?;
         let row = self.yard.ready_snapshot(account, &id).await?;
         let new = NewBox::inherit(asked, &row.inherits)?;
+        self.check_room_for(&row, &new)?;
         Ok(self.create(account, NewBox { from: Some(id), ..new }).await?)
     }
 
@@ -286,13 +291,35 @@ impl Boxes {
         let forked = self.yard.tasks.spawn(async move {
             let (row, end) = boxes.begin_snapshot(&kept, None, Purpose::Fork).await?;
             let made = match end.await.unwrap_or(Err(BoxError::Leaving)) {
-                Ok(()) => boxes.create(kept.account(), NewBox { from: Some(row.id.clone()), ..new }).await,
+                Ok(()) => boxes.create_copy(&row, new).await,
                 Err(error) => Err(error),
             };
             boxes.delete_snapshots(kept.account(), Which::One(row.id)).await?;
             made
         });
         Ok(forked.await.unwrap_or(Err(BoxError::Leaving))?)
+    }
+
+    /// Makes a box from what was saved for it alone.
+    async fn create_copy(&self, saved: &SnapshotRow, new: NewBox) -> Result<Kept, BoxError> {
+        let saved =
+            self.yard.store.find_snapshot(&saved.account, &saved.id).await?.ok_or(BoxError::SnapshotNotFound)?;
+        self.check_room_for(&saved, &new)?;
+        self.create(&saved.account, NewBox { from: Some(saved.id), ..new }).await
+    }
+
+    /// Refuses a size that is much too small for what the box would start with.
+    fn check_room_for(&self, saved: &SnapshotRow, new: &NewBox) -> Result<(), BoxError> {
+        let (size, limits) = self.size(new)?;
+        let most = limits.disk_bytes.saturating_mul(STARTS_WITH_MAX);
+        let holds = saved.size_bytes.unsigned_abs();
+        if self.yard.engine.abilities().disk_limit && holds > most {
+            return Err(InvalidName(format!(
+                "size: a box of the size {size} can start with {most} bytes at most, and this would with {holds}; ask for a larger one"
+            ))
+            .into());
+        }
+        Ok(())
     }
 
     /// The id of a box that may be gone; a name is that of a live box.
@@ -313,9 +340,9 @@ impl Yard {
     }
 
     /// Sees a snapshot whose row is stored to its end.
-    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId) -> Result<(), BoxError> {
+    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId, purpose: Purpose) -> Result<(), BoxError> {
         let began = Instant::now();
-        let turn = timeout(TURN_DEADLINE, save(kept, &into));
+        let turn = timeout(TURN_DEADLINE, save(kept, &into, purpose));
         let begun = tokio::select! {
             // The next server finds a row that waits in vain.
             () = self.leaving.cancelled() => return Err(BoxError::Leaving),
@@ -363,10 +390,14 @@ impl Yard {
 
     /// The deed of a phase of saving. When it returns, the snapshot's row says what came of it.
     pub(super) async fn save(&self, id: &BoxId, saving: Option<Saving>) -> Result<(), EngineError> {
-        let Some(Saving { into, told }) = saving else {
+        let Some(Saving { into, purpose, told }) = saving else {
             return Err(EngineError::new(ErrorKind::Broken, "finding out what to save the box for").about(id));
         };
-        let saved = match self.engine.save(id, &into).await {
+        let saved = match purpose {
+            Purpose::Kept => self.engine.save(id, &into).await,
+            Purpose::Fork => self.engine.save_once(id, &into).await,
+        };
+        let saved = match saved {
             Ok(saved) => saved,
             Err(error) => {
                 let _ = told.send(Err(Failure { kind: error.kind, text: error.to_string().into() }));
@@ -450,7 +481,8 @@ impl Found {
     /// What to save a box for whose stored phase is one of saving. `None`: it is given up, and the box is where it came from.
     pub(super) fn saving(&mut self, yard: &Arc<Yard>, id: &BoxId) -> Option<Saving> {
         let into = self.saving.remove(id)?;
-        let (saving, end) = Saving::new(into.clone());
+        // Those of forks are given up.
+        let (saving, end) = Saving::new(into.clone(), Purpose::Kept);
         let task = Arc::clone(yard);
         yard.tasks.spawn(async move {
             // Its failure is in its row.
@@ -517,13 +549,13 @@ impl Yard {
 }
 
 /// Asks the box's keeper to save it until it takes that on.
-async fn save(kept: &Kept, into: &SnapshotId) -> Result<End, BoxError> {
+async fn save(kept: &Kept, into: &SnapshotId, purpose: Purpose) -> Result<End, BoxError> {
     let mut states = kept.shared.state.subscribe();
     loop {
         states.borrow_and_update();
         refused_for_good(kept)?;
         if lifecycle::ask(kept.phase(), Wanted::Save).is_ok() {
-            let (saving, end) = Saving::new(into.clone());
+            let (saving, end) = Saving::new(into.clone(), purpose);
             match request(kept, |reply| Message::Save(saving, reply)).await {
                 Ok(()) => return Ok(end),
                 // Something else came first.

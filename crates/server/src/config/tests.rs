@@ -224,6 +224,8 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
             file(&format!("[images]\nregistry_mirrors = ['{mirror}']")).contains("must be a registry and the address")
         );
     }
+    let with_password = file("[images]\nregistry_mirrors = ['docker.io=https://u:p4ss@mirror.example']");
+    assert!(with_password.contains("…@mirror.example") && !with_password.contains("p4ss"), "{with_password}");
     assert!(file("[limits]\nbody_cap = -1").contains("limits.body_cap is '-1' and must be a size"));
     let refusal = Host::default().env("BOXYARD_BOXES_MAX", "many").refusal();
     assert_eq!(refusal, "BOXYARD_BOXES_MAX is 'many' and must be a whole number above 0");

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, exec, health, labels, logs, output, pause, runs, session, snapshots, ssh,
-    startup, usage,
+    Http, account_env, archives, boxes, code, exec, files, health, labels, logs, output, pause, runs, session,
+    snapshots, ssh, startup, usage,
 };
 
 #[derive(OpenApi)]
@@ -56,6 +56,19 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(code::code))
         .routes(routes!(code::code_stream))
         .routes(routes!(session::exec_session))
+        .routes(routes!(files::read::read))
+        .routes(routes!(files::write::write))
+        .routes(routes!(files::list::list))
+        .routes(routes!(files::change::stat))
+        .routes(routes!(files::change::mkdir))
+        .routes(routes!(files::change::rename))
+        .routes(routes!(files::change::remove))
+        .routes(routes!(files::change::chmod))
+        .routes(routes!(files::upload::upload, files::write::put))
+        .routes(routes!(files::write::unpack))
+        .routes(routes!(files::download::download))
+        .routes(routes!(files::search::search))
+        .routes(routes!(files::watch::watch))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))

@@ -245,7 +245,8 @@ impl Repository {
         let url = endpoint.base.join(path).map_err(|_| PullError::lasting("the registry's address is wrong"))?;
         let key = lock(&endpoint.key).clone();
         let response = self.follow(endpoint, url.clone(), headers, key).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Only the registry itself may say where its login is to be shown: storage that it redirects to could name a server of its own.
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != endpoint.base.origin() {
             return self.success(endpoint, response);
         }
         let key = self.key(endpoint, &response).await?;
@@ -368,9 +369,11 @@ impl Repository {
 }
 
 fn mirror_endpoint(mirror: &str, config: &OciConfig) -> Result<Endpoint, PullError> {
-    let wrong = |why: &str| PullError::lasting(format!("the mirror {mirror:?} {why}"));
-    let base: Url = format!("{}/", mirror.trim_end_matches('/')).parse().map_err(|_| wrong("is no address"))?;
+    // Not the address as it is written: it may have a password in it.
+    let nameless = || PullError::lasting("one of the mirrors is no address");
+    let base: Url = format!("{}/", mirror.trim_end_matches('/')).parse().map_err(|_| nameless())?;
     let name = host(&base);
+    let wrong = |why: &str| PullError::lasting(format!("the mirror {name} {why}"));
     let insecure = base.scheme() == "http";
     if !matches!(base.scheme(), "http" | "https") || base.password().is_some() || !base.username().is_empty() {
         return Err(wrong("must be https://HOST[:PORT][/PATH]; logins belong into docker's configuration"));
@@ -447,7 +450,8 @@ mod tests {
             assert_eq!(config.is_insecure(host), insecure, "{host}");
         }
         for mirror in ["http://mirror.test", "ftp://mirror.test", "https://u:p@mirror.test", "mirror.test", ""] {
-            assert!(mirror_endpoint(mirror, &config).is_err(), "{mirror}");
+            let why = mirror_endpoint(mirror, &config).unwrap_err().to_string();
+            assert!(!why.contains("u:p"), "a password is told: {why}");
         }
         assert_eq!(mirror_endpoint("http://lan.test:5000/hub", &config).unwrap().base.path(), "/hub/");
     }

@@ -96,7 +96,8 @@ impl LocalEngine {
             .map(|folder| room(File::open(folder)?, limits.keep_free))
             .try_fold(u64::MAX, |least, left| left.map(|left| left.min(least)));
         let left = left.map_err(making("finding out what room there is"))?;
-        let unpacking = Unpacking { allowance: Allowance::within(limits.unpacked_bytes, left), stop: stop.flag() };
+        let allowance = Allowance::within(limits.unpacked_bytes, left);
+        let unpacking = Unpacking { allowance, keep_free: limits.keep_free, stop: stop.flag() };
         let Contents { description, env, image, own } = contents;
         let mut layers = Vec::new();
         for layer in image {
@@ -117,7 +118,7 @@ impl LocalEngine {
         fail::point("import: kept");
         let size_bytes = storage.finish(into).await.map_err(making("measuring the snapshot"))?;
         let layers = stack(layers);
-        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None };
+        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None, once: false };
         record.write(&self.host.snapshot(into)).map_err(making("writing the snapshot's record"))?;
         fail::point("import: recorded");
         drop(kept);
