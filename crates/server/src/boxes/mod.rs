@@ -67,7 +67,7 @@ pub use git::{
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
-pub use log_follow::LogStream;
+pub use log_follow::{LogCursor, LogFrom, LogStream};
 pub(crate) use order::folder_of;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
@@ -176,6 +176,7 @@ impl Boxes {
     ) -> Self {
         let (registry, admission) = (Arc::<Registry>::default(), Admission::new(config, Arc::clone(&engine)));
         let relief = Relief::new(Arc::clone(&registry), admission.clone(), host, config.pause_memory_floor);
+        let spools = Spools::new(config, metrics.outputs.clone());
         let yard = Yard {
             engine,
             store,
@@ -192,7 +193,7 @@ impl Boxes {
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
-            spools: Spools::new(config),
+            spools,
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),
             figures: Figures::default(),
