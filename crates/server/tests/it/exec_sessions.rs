@@ -23,8 +23,9 @@ async fn a_program_speaks_and_is_spoken_to() {
     live.say(json!({"type": "stdin_close"})).await;
     assert_eq!(live.last().await, json!({"type": "exit", "code": 0}));
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
-    let log = client.get(&format!("/v2/box/{id}/logs")).await.text();
-    assert!(log.contains("started: cat") && log.contains("ended with exit code 0"), "{log}");
+    // The log is written behind what it tells of.
+    let told = |log: &Value| log.to_string().contains("started: cat") && log.to_string().contains("ended with exit code 0");
+    client.until(&format!("/v2/box/{id}/logs"), told).await;
 }
 
 #[tokio::test]
