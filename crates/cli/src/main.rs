@@ -1,7 +1,8 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
 //! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec`, `attach` and `git exec` answer with the command's own code, and
-//! 125 when it could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! 125 when it could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not
+//! connect; so does `shell`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -29,9 +30,12 @@ mod key;
 mod list;
 mod logs;
 mod output;
+mod patience;
 mod pause;
 mod poll;
 mod serve;
+mod session;
+mod shell;
 mod signals;
 mod snapshot;
 mod ssh;
@@ -70,6 +74,8 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Open a shell in a box, or run a command by it
+    Shell(shell::Shell),
     /// Copy files and folders into a box and out of it
     Cp(cp::Cp),
     /// Edit a file of a box with this host's editor
@@ -138,6 +144,7 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Shell(shell) => client(shell.run()),
         Command::Cp(cp) => client(cp.run()),
         Command::Edit(edit) => client(edit.run()),
         Command::Git(git) => client(git.run()),

@@ -10,6 +10,7 @@ mod measure;
 mod neighbours;
 mod peers;
 mod report;
+mod session;
 mod ssh;
 mod sshd;
 
@@ -51,6 +52,7 @@ struct Counts {
     sdk: usize,
     execs: usize,
     boxes: usize,
+    sessions: usize,
     stream: u64,
     huge: u64,
     peers: usize,
@@ -69,6 +71,7 @@ const FULL: Counts = Counts {
     sdk: 50,
     execs: 500,
     boxes: 100,
+    sessions: 300,
     stream: 1 << 30,
     huge: 5 << 30,
     peers: 30,
@@ -86,6 +89,7 @@ const QUICK: Counts = Counts {
     sdk: 5,
     execs: 50,
     boxes: 10,
+    sessions: 30,
     stream: 100 << 20,
     huge: 200 << 20,
     peers: 3,

@@ -9,10 +9,12 @@ mod exec;
 mod git;
 mod image;
 mod keys;
+mod session;
 mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;
+mod yard;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -14,6 +14,9 @@ use super::{FakeBox, Gates, lock};
 /// Bytes that `yes` writes at once.
 const BLOCK: usize = 64 * 1024;
 
+/// How the script begins by which `boxyard shell` becomes a login shell.
+const BECOMES_SHELL: &str = "command -v bash";
+
 /// A program that runs.
 pub(super) struct Program {
     pub(super) home: Weak<FakeBox>,
@@ -55,6 +58,9 @@ impl Program {
     async fn command(&mut self, argv: &[String]) -> i32 {
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
+            // The client's own way to a login shell, with a line for it or without one.
+            ["sh", "-c", becomes, line] if becomes.starts_with(BECOMES_SHELL) => self.script(line).await,
+            ["sh", "-c", becomes] if becomes.starts_with(BECOMES_SHELL) => self.shell().await,
             ["sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => self.script(script).await,
             ["/bin/bash", "-l"] => self.shell().await,
             ["/bin/sh", "-c", _, "sh", _, path] => self.read_attachment(path).await,
@@ -124,6 +130,17 @@ impl Program {
             ["stty", "size"] => {
                 let size = *self.job.size.borrow();
                 self.out(format!("{} {}\r\n", size.rows, size.columns)).await
+            }
+            // At every change, for ever.
+            ["stty", "sizes"] => {
+                let mut sizes = self.job.size.subscribe();
+                loop {
+                    let size = *sizes.borrow_and_update();
+                    self.out(format!("{} {}\r\n", size.rows, size.columns)).await;
+                    if sizes.changed().await.is_err() {
+                        return 0;
+                    }
+                }
             }
             ["yes", count] => self.yes(count.parse().unwrap_or(0)).await,
             ["ls", path] if self.has_folder(path) => 0,

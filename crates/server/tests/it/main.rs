@@ -13,6 +13,7 @@ mod code;
 mod connections;
 mod death;
 mod exec;
+mod exec_session_attacks;
 mod exec_sessions;
 mod files;
 mod files_liar;
