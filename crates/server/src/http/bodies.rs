@@ -1,9 +1,10 @@
-//! The memory that bodies of requests may take: bounded for each account, and for all together.
+//! The memory that bodies of requests, and messages of live sessions, may take: bounded for each account, and for all together.
 //!
 //! Each body has its own cap, but there can be thousands of connections: without this, whoever has a key could fill the host's memory by
 //! sending many bodies slowly. What is small is free, so that ordinary requests are answered whatever large ones do.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use boxyard_proto::AccountId;
@@ -38,7 +39,7 @@ impl Bodies {
 
     /// The share of one request of `account`, which takes nothing yet.
     pub(super) fn share(&self, account: AccountId) -> Arc<Share> {
-        Arc::new(Share { all: Arc::clone(&self.0), account, taken: Mutex::new(0) })
+        Arc::new(Share { all: Arc::clone(&self.0), account, taken: Mutex::new(0), come: AtomicUsize::new(0) })
     }
 }
 
@@ -48,6 +49,8 @@ pub(super) struct Share {
     all: Arc<All>,
     account: AccountId,
     taken: Mutex<u64>,
+    /// Bytes that have come, where they are counted here.
+    come: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,8 +77,23 @@ impl Share {
         Ok(())
     }
 
+    /// The same where `bytes` more have come.
+    ///
+    /// # Errors
+    /// There is not so much left.
+    pub(super) fn come(&self, bytes: usize) -> Result<(), ApiError> {
+        self.hold(self.come.fetch_add(bytes, Ordering::Relaxed) + bytes)
+    }
+
+    /// Of what has come so much is not held.
+    pub(super) fn gone(&self, bytes: usize) {
+        let less = |come: usize| Some(come.saturating_sub(bytes));
+        let _ = self.come.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Gives everything back: the request has been answered.
     pub(super) fn release(&self) {
+        self.come.store(0, Ordering::Relaxed);
         let taken = std::mem::take(&mut *lock(&self.taken));
         if taken == 0 {
             return;

@@ -2,18 +2,23 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_util::sync::CancellationToken;
 
+use super::bodies::Share;
 use super::error::ApiError;
 use super::paced::Paced;
 
@@ -24,8 +29,10 @@ const WRITE_BUFFER: usize = 64 * 1024;
 
 /// A WebSocket and the news of its client's going.
 pub(super) struct Socket {
-    pub(super) stream: WebSocketStream<TcpStream>,
+    pub(super) stream: WebSocketStream<Metered>,
     pub(super) departure: Departure,
+    /// What the client sends is more than may be held.
+    pub(super) full: CancellationToken,
 }
 
 /// Accepts a client that wants to speak WebSocket: the answer for it, and the connection that there is once the answer is sent.
@@ -64,11 +71,55 @@ fn key_of<'a>(method: &Method, headers: &'a HeaderMap) -> Result<&'a HeaderValue
     key.ok_or_else(|| ApiError::bad_request("Sec-WebSocket-Key is missing or malformed"))
 }
 
-/// Waits for the answer's being sent and takes the connection.
+/// A connection of which what comes is counted: messages are long, and the library holds each until all of it is there. Where too much
+/// is held already, `full` says so, and nothing more comes: the rest is read and dropped, so that the client hears why.
+pub(super) struct Metered {
+    inner: TcpStream,
+    share: Arc<Share>,
+    full: CancellationToken,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.full.is_cancelled() {
+            let before = buf.filled().len();
+            let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+            if read.is_pending() || self.share.come(buf.filled().len() - before).is_ok() {
+                return read;
+            }
+            buf.set_filled(before);
+            self.full.cancel();
+        }
+        let mut dropped = [0; 16 * 1024];
+        loop {
+            let mut dropped = ReadBuf::new(&mut dropped);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut dropped) {
+                Poll::Ready(Ok(())) if !dropped.filled().is_empty() => {}
+                ended => return ended,
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Waits for the answer's being sent and takes the connection. What comes is counted in `share`.
 ///
 /// # Errors
 /// The client left before.
-pub(super) async fn take(upgrade: OnUpgrade) -> io::Result<Socket> {
+pub(super) async fn take(upgrade: OnUpgrade, share: Arc<Share>) -> io::Result<Socket> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     let parts = Upgraded::downcast::<TokioIo<Paced<TcpStream>>>(upgraded)
         .map_err(|_| io::Error::other("a connection of another kind than the accept loop's"))?;
@@ -78,9 +129,11 @@ pub(super) async fn take(upgrade: OnUpgrade) -> io::Result<Socket> {
         .max_message_size(Some(MESSAGE_MAX))
         .max_frame_size(Some(MESSAGE_MAX))
         .write_buffer_size(WRITE_BUFFER);
+    let full = CancellationToken::new();
+    let stream = Metered { inner: stream, share, full: full.clone() };
     let stream =
         WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
-    Ok(Socket { stream, departure })
+    Ok(Socket { stream, departure, full })
 }
 
 /// The end of what a client sends, which is heard of even while nobody reads what it has sent before.

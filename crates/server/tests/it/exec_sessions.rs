@@ -24,7 +24,8 @@ async fn a_program_speaks_and_is_spoken_to() {
     assert_eq!(live.last().await, json!({"type": "exit", "code": 0}));
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
     // The log is written behind what it tells of.
-    let told = |log: &Value| log.to_string().contains("started: cat") && log.to_string().contains("ended with exit code 0");
+    let told =
+        |log: &Value| log.to_string().contains("started: cat") && log.to_string().contains("ended with exit code 0");
     client.until(&format!("/v2/box/{id}/logs"), told).await;
 }
 
@@ -114,4 +115,31 @@ async fn a_deleted_box_ends_its_sessions_with_a_word() {
     client.delete(&format!("/v2/box/{id}")).await;
     let last = live.last().await;
     assert!(last["message"].as_str().is_some_and(|text| text.contains("deleted")), "{last}");
+}
+
+#[tokio::test]
+async fn long_messages_of_many_sessions_do_not_fill_the_memory() {
+    let yard = Yard::with(|config| config.limits.body_budget = 4 << 20).await;
+    let id = yard.client().new_box().await;
+    let frame = |bytes: usize| json!({"type": "stdin", "data": "YWFh".repeat(bytes / 3)});
+    // One after the other may be as many as there are: each is given back.
+    let mut live = Live::open(&yard, KEY, &id).await.expect("open");
+    live.start(&["cat"]).await;
+    for _ in 0..6 {
+        live.say(frame(600_000)).await;
+        let mut back = 0;
+        while back < 600_000 {
+            let heard = live.hear().await.expect("what was said");
+            let data = heard["data"].as_str().unwrap_or_else(|| panic!("{}", heard["type"]));
+            back += data.len() / 4 * 3 - data.bytes().filter(|byte| *byte == b'=').count();
+        }
+    }
+    live.say(json!({"type": "stdin_close"})).await;
+    assert_eq!(live.last().await, json!({"type": "exit", "code": 0}));
+    // More at once than one account may have.
+    let mut live = Live::open(&yard, KEY, &id).await.expect("open");
+    live.start(&["sleep", "300"]).await;
+    live.say(frame(2_100_000)).await;
+    let last = live.last().await;
+    assert!(last["message"].as_str().is_some_and(|text| text.contains("busy with other long messages")), "{last}");
 }

@@ -17,6 +17,8 @@ use crate::http::websocket::MESSAGE_MAX;
 
 /// What a terminal takes for the end of input.
 const END_OF_INPUT: &[u8] = b"\x04";
+/// Bytes before a short message of a client: what it is, its length and its mask.
+const HEAD_MAX: usize = 6;
 /// How long input may find no room before that is told.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
@@ -92,10 +94,25 @@ async fn pass(input: &mut WriteHalf<SimplexStream>, bytes: &[u8], stuck: &Notify
 
 /// The next frame that is one of ours.
 async fn next(stream: &mut Stream) -> Result<ClientFrame, Heard> {
+    let Stream { messages, share, full } = stream;
+    // The one before has been passed on.
+    share.release();
     loop {
-        let text = match stream.next().await {
+        let message = tokio::select! {
+            biased;
+            message = messages.next() => message,
+            () = full.cancelled() => {
+                return Err(Heard::Nonsense("the server is busy with other long messages; send shorter ones".into()));
+            }
+        };
+        let text = match message {
             Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => {
+                // They may come in the midst of a message.
+                share.gone(bytes.len() + HEAD_MAX);
+                continue;
+            }
+            Some(Ok(Message::Frame(_))) => continue,
             Some(Ok(Message::Binary(_))) => return Err(Heard::Nonsense("frames are JSON texts".into())),
             Some(Err(Error::Capacity(_))) => {
                 return Err(Heard::Nonsense(format!("a frame has more than {MESSAGE_MAX} bytes")));
@@ -105,7 +122,7 @@ async fn next(stream: &mut Stream) -> Result<ClientFrame, Heard> {
         match ClientFrame::parse(&text) {
             Ok(Some(frame)) => return Ok(frame),
             // From a newer client.
-            Ok(None) => {}
+            Ok(None) => share.release(),
             Err(error) => return Err(Heard::Nonsense(format!("a frame is not as it must be: {error}"))),
         }
     }

@@ -15,7 +15,6 @@ use boxyard_proto::api::session::{ServerFrame, Start};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, ReadHalf, SimplexStream, simplex};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -25,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::Http;
 use super::accept::Berth;
 use super::auth::Caller;
+use super::bodies::Share;
 use super::error::{ApiError, Refusals};
 use super::json::Path;
-use super::websocket::{self, Socket};
+use super::websocket::{self, Metered, Socket};
 use crate::boxes::{Boxes, Kept, Session};
 use crate::metrics::Door;
 
@@ -54,8 +54,16 @@ const FAREWELL_DEADLINE: Duration = Duration::from_secs(5);
 /// Between TERM and KILL for what a client leaves running.
 const LEFT_GRACE: Duration = Duration::from_millis(500);
 
-type Sink = SplitSink<WebSocketStream<TcpStream>, Message>;
-type Stream = SplitStream<WebSocketStream<TcpStream>>;
+type Sink = SplitSink<WebSocketStream<Metered>, Message>;
+
+/// What comes from a client.
+struct Stream {
+    messages: SplitStream<WebSocketStream<Metered>>,
+    /// What the message takes that comes, or is being passed on.
+    share: Arc<Share>,
+    /// That is more than may be held.
+    full: CancellationToken,
+}
 
 /// Opens a live session (WebSocket)
 ///
@@ -77,8 +85,10 @@ pub(super) async fn exec_session(
     let (response, upgrade) = websocket::accept(&mut request)?;
     let give_up = berth.give_up.clone();
     berth.live_on(async move {
-        match websocket::take(upgrade).await {
-            Ok(socket) => serve(&http, &kept, socket, &give_up).await,
+        // The request's own is given back with the answer.
+        let share = http.bodies.share(account);
+        match websocket::take(upgrade, Arc::clone(&share)).await {
+            Ok(socket) => serve(&http, &kept, socket, share, &give_up).await,
             Err(error) => tracing::debug!(%error, "a WebSocket was not begun"),
         }
     });
@@ -99,9 +109,10 @@ impl End {
     }
 }
 
-async fn serve(http: &Http, kept: &Kept, socket: Socket, give_up: &CancellationToken) {
-    let Socket { stream, departure } = socket;
-    let (mut sink, mut stream) = stream.split();
+async fn serve(http: &Http, kept: &Kept, socket: Socket, share: Arc<Share>, give_up: &CancellationToken) {
+    let Socket { stream, departure, full } = socket;
+    let (mut sink, messages) = stream.split();
+    let mut stream = Stream { messages, share, full };
     let leaving = async {
         tokio::select! {
             () = departure.wait() => End::Left,
@@ -115,7 +126,7 @@ async fn serve(http: &Http, kept: &Kept, socket: Socket, give_up: &CancellationT
         if sink.send(frame::message(&last)).await.is_ok() && sink.send(Message::Close(None)).await.is_ok() {
             tokio::select! {
                 () = departure.wait() => {}
-                () = async { while let Some(Ok(_)) = stream.next().await {} } => {}
+                () = async { while let Some(Ok(_)) = stream.messages.next().await {} } => {}
             }
         }
     })
