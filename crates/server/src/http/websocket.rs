@@ -95,7 +95,7 @@ impl AsyncRead for Metered {
             let mut dropped = ReadBuf::new(&mut dropped);
             match Pin::new(&mut self.inner).poll_read(cx, &mut dropped) {
                 Poll::Ready(Ok(())) if !dropped.filled().is_empty() => {}
-                ended => return ended,
+                ended @ (Poll::Ready(_) | Poll::Pending) => return ended,
             }
         }
     }

@@ -298,3 +298,20 @@ async fn bytes_that_alternate_between_both_outputs_come_back_in_order() {
     let even: Vec<u8> = expected.iter().copied().step_by(2).collect();
     assert_eq!(read(&spool, 0, Streams::Out).await, even);
 }
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_keeps_no_disk_when_the_output_is_removed() {
+    let place = Place::new(16 * MIB, 1 << 30);
+    let mut pen = place.pen();
+    write(&mut pen, 3_000_000).await;
+    let row = pen.finish().await;
+    let spool = place.find(&row).await;
+    let mut reader = spool.read(0, Streams::Both, false, CancellationToken::new());
+    assert!(reader.next().await.is_ok_and(|bytes| bytes.is_some()));
+    let opened = std::fs::File::open(place.file()).expect("the file");
+    let (box_id, run_id) = place.ids.clone();
+    place.spools.remove(vec![KeptOutput { run_id, box_id, held: row.held }]).await;
+    assert_eq!(opened.metadata().expect("still open").len(), 0);
+    assert_eq!(place.used(), 0);
+    assert!(all(&mut reader).await.is_err(), "it breaks off instead of ending");
+}
