@@ -68,6 +68,13 @@ pub(super) fn unpack(folder: &Path, packed: Receiver<io::Result<Bytes>>) -> Resu
                 shown(&name)
             )));
         };
+        if entry.header().entry_type().is_gnu_sparse() {
+            // Its holes would be read as zeros, and a few bytes can say that there are more of them than anybody waits for.
+            return Err(Failure::plain(format!(
+                "the box sends '{}' in a form that boxes do not send: nothing more is unpacked",
+                shown(&name)
+            )));
+        }
         let placed = place(&root, &parts, &mut entry, &mut folders, mask);
         match placed.map_err(|error| failed("write", &folder.join(&name), error))? {
             Placed::Yes => {}
@@ -319,6 +326,25 @@ mod tests {
         }
         assert_eq!(fs::read(outside.join("precious")).expect("there"), b"mine");
         assert_eq!(fs::read_dir(&outside).expect("there").count(), 1);
+    }
+
+    #[test]
+    fn a_hole_without_an_end_is_not_waited_for() {
+        let here = tempfile::tempdir().expect("a folder");
+        let done = unpacked(&here.path().join("in"), |archive| {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(EntryType::GNUSparse);
+            header.set_size(0);
+            let gnu = header.as_gnu_mut().expect("GNU");
+            gnu.name[..4].copy_from_slice(b"hole");
+            // Eight EiB, less one byte.
+            gnu.realsize.copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
+            gnu.sparse[0].offset.copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
+            gnu.sparse[0].numbytes.copy_from_slice(b"00000000000\0");
+            header.set_cksum();
+            archive.append(&header, &b""[..]).expect("memory");
+        });
+        assert!(done.expect_err("refused").text().contains("'hole'"));
     }
 
     #[test]
