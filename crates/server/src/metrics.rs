@@ -53,6 +53,8 @@ pub struct Metrics {
     pub execs: Family<Door, Counter>,
     /// Commands that execute now.
     pub execs_running: Gauge,
+    /// Interpreters that go on in boxes.
+    pub contexts: Gauge,
     /// Seconds that commands take, however long they work.
     pub exec_seconds: Histogram,
     /// Requests answered.
@@ -185,6 +187,7 @@ impl Metrics {
             snapshot_seconds: histogram(),
             execs: Family::default(),
             execs_running: Gauge::default(),
+            contexts: Gauge::default(),
             exec_seconds: histogram(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(histogram),
@@ -223,6 +226,7 @@ impl Metrics {
         registry.register("snapshot_seconds", "How long making a snapshot takes", metrics.snapshot_seconds.clone());
         registry.register("execs", "Commands begun", metrics.execs.clone());
         registry.register("execs_running", "Commands that execute now", metrics.execs_running.clone());
+        registry.register("contexts", "Interpreters that go on in boxes", metrics.contexts.clone());
         registry.register("exec_seconds", "How long commands take", metrics.exec_seconds.clone());
         registry.register("http_requests", "Requests answered", metrics.http_requests.clone());
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::job::Job;
 use super::serve::killed_by;
+use super::context;
 use super::{FakeBox, Gates, lock};
 
 /// Bytes that `yes` writes at once.
@@ -41,6 +42,9 @@ pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
 
 impl Program {
     async fn command(&mut self, argv: &[String]) -> i32 {
+        if argv.iter().any(|arg| arg == context::NAME) {
+            return context::run(self).await;
+        }
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => self.script(script).await,
@@ -162,12 +166,12 @@ impl Program {
         all
     }
 
-    async fn out(&self, bytes: impl Into<Bytes>) -> i32 {
+    pub(super) async fn out(&self, bytes: impl Into<Bytes>) -> i32 {
         self.job.say(Kind::Out, bytes.into()).await;
         0
     }
 
-    async fn err(&self, bytes: impl Into<Bytes>) -> i32 {
+    pub(super) async fn err(&self, bytes: impl Into<Bytes>) -> i32 {
         self.job.say(Kind::Err, bytes.into()).await;
         0
     }

@@ -30,6 +30,7 @@ mod account_env;
 mod admission;
 mod archives;
 mod clock;
+mod contexts;
 mod gate;
 mod halt;
 mod keeper;
@@ -57,6 +58,7 @@ mod work;
 
 pub use admission::Full;
 pub use archives::Transfer;
+pub use contexts::{CodeReply, ContextCode, ContextError, ContextOrder, Finished, Part, Shown, Value as ShownValue};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
@@ -74,6 +76,7 @@ pub use spool::{Cut, Reader, Streams};
 
 use admission::{Admission, Place};
 use archives::Transfers;
+use contexts::ContextLimits;
 use keeper::{Before, Keeper};
 use labels::LabelChange;
 use lifecycle::{Phase, Wanted};
@@ -127,6 +130,8 @@ struct Yard {
     keep_memory_for: Duration,
     /// What commands may hold of their output.
     outputs: Budget,
+    /// What contexts are bound by.
+    contexts: ContextLimits,
     /// What is kept of what commands have written.
     spools: Spools,
     /// Bounds how many runs of an earlier server are being taken over at once.
@@ -351,6 +356,7 @@ impl Boxes {
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
+            contexts: ContextLimits::new(config),
             spools: Spools::new(config),
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),

@@ -20,6 +20,7 @@ mod archives;
 mod auth;
 mod boxes;
 mod code;
+mod contexts;
 mod error;
 mod exec;
 mod health;

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, exec, health, labels, logs, output, pause, runs, session, snapshots, ssh,
+    Http, account_env, archives, boxes, code, contexts, exec, health, labels, logs, output, pause, runs, session, snapshots, ssh,
     startup, usage,
 };
 
@@ -56,6 +56,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(code::code))
         .routes(routes!(code::code_stream))
         .routes(routes!(session::exec_session))
+        .routes(routes!(contexts::create, contexts::list))
+        .routes(routes!(contexts::show, contexts::delete))
+        .routes(routes!(contexts::restart))
+        .routes(routes!(contexts::interrupt))
+        .routes(routes!(contexts::code))
+        .routes(routes!(contexts::code_stream))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))

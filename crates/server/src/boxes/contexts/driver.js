@@ -102,6 +102,9 @@
     }
     if (value instanceof Uint8Array) value = Buffer.from(value.buffer, value.byteOffset, value.length).toString("base64");
     if (typeof value !== "string") return undefined;
+    const isBase64 = (mime.startsWith("image/") && mime !== "image/svg+xml") || mime === "application/pdf";
+    // Some encoders break lines.
+    if (isBase64) value = value.replace(/\s+/g, "");
     if (mime === "text/plain" && value.length > limits.text_bytes) {
       value = value.slice(0, limits.text_bytes) + "…";
       shown.cut = true;

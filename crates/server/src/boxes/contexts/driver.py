@@ -165,6 +165,9 @@ class Shown:
         if is_json(mime):
             return self.encode_json(value)
         if isinstance(value, str):
+            if is_base64(mime):
+                # Some encoders break lines.
+                value = "".join(value.split())
             most = self.limits["text_bytes"]
             if mime == "text/plain" and len(value) > most:
                 value = value[:most] + "…"
@@ -189,6 +192,10 @@ class Shown:
 
 def is_json(mime):
     return mime == "application/json" or str(mime).endswith("+json")
+
+
+def is_base64(mime):
+    return str(mime).startswith("image/") and mime != "image/svg+xml" or mime == "application/pdf"
 
 
 def clean(text):
