@@ -118,9 +118,13 @@ impl Interpreter<'_> {
             }
             "garbage" => self.say(b'?', b"x").await,
             "word" => self.say(rest.bytes().next().unwrap_or(b'R'), rest.get(1..).unwrap_or_default().as_bytes()).await,
-            "endless" => loop {
-                self.piece(b'R', true, &[b'x'; PIECE]).await;
-            },
+            "endless" => {
+                let mut place = b'(';
+                loop {
+                    self.piece(b'R', place, &[b'x'; PIECE]).await;
+                    place = b'-';
+                }
+            }
             "early" => self.say(b'D', b"{\"n\":999}").await,
             "half" => {
                 self.say(b'D', format!("{{\"n\":{n}}}").as_bytes()).await;
@@ -141,26 +145,32 @@ impl Interpreter<'_> {
             self.say(b'E', error.to_string().as_bytes()).await;
         }
         let done = format!("{{\"n\":{n},\"cut\":false}}");
-        let framed = self.framed(b'D', false, done.as_bytes());
+        let framed = self.framed(b'D', b'.', done.as_bytes());
         self.program.err(framed).await;
         self.say(b'D', done.as_bytes()).await;
     }
 
     async fn say(&mut self, kind: u8, message: &[u8]) {
         let pieces = message.chunks(PIECE).collect::<Vec<_>>();
-        for (place, piece) in pieces.iter().enumerate() {
-            self.piece(kind, place + 1 < pieces.len(), piece).await;
+        for (number, piece) in pieces.iter().enumerate() {
+            let place = match (number == 0, number + 1 == pieces.len()) {
+                (true, true) => b'.',
+                (true, false) => b'(',
+                (false, false) => b'-',
+                (false, true) => b')',
+            };
+            self.piece(kind, place, piece).await;
         }
     }
 
-    async fn piece(&mut self, kind: u8, more: bool, payload: &[u8]) {
-        let framed = self.framed(kind, more, payload);
+    async fn piece(&mut self, kind: u8, place: u8, payload: &[u8]) {
+        let framed = self.framed(kind, place, payload);
         self.program.out(framed).await;
     }
 
-    fn framed(&self, kind: u8, more: bool, payload: &[u8]) -> Vec<u8> {
+    fn framed(&self, kind: u8, place: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
-        [&self.mark[..], &[kind, if more { b'+' } else { b'.' }], &length, payload].concat()
+        [&self.mark[..], &[kind, place], &length, payload].concat()
     }
 
     async fn json(&mut self) -> Option<Value> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use boxyard_proto::api::contexts::{CodeError, ContextStatus};
 use boxyard_proto::api::logs::LogLevel;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::DropGuard;
 
 use super::answer::Sink;
@@ -33,6 +33,8 @@ use crate::boxes::Yard;
 const INTERRUPTS: u32 = 2;
 /// How long code may take to come to its end after each.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
+/// How long a signal on its way is waited for.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The task's own part of a context.
 pub(super) struct Course {
@@ -154,7 +156,7 @@ impl Course {
 
     /// Runs a piece of code.
     async fn carry_out(&mut self, order: Order) -> Result<(), Over> {
-        let Order { code, timeout, lease, mut sink, reply, restarts } = order;
+        let Order { code, timeout: limit, lease, mut sink, reply, restarts } = order;
         // Code that nobody waits for any more is not begun; what has been begun goes on.
         if reply.is_closed() {
             return Ok(());
@@ -178,7 +180,7 @@ impl Course {
         interpreter.cells += 1;
         let cells = interpreter.cells;
         self.context.is_now(ContextStatus::Busy, cells);
-        let finished = match self.see_through(&mut interpreter, &code, timeout, &mut sink).await {
+        let finished = match self.see_through(&mut interpreter, &code, limit, &mut sink).await {
             Verdict::End(CellEnd::Done, late) => {
                 if let Some(limit) = late {
                     let interrupted = sink.error.take();
@@ -253,7 +255,8 @@ impl Course {
         sink: &mut Sink,
     ) -> Verdict {
         let (control, hurry, name) = (interpreter.control(), sink.hurry(), interpreter.name().to_owned());
-        let cell = driver::cell(interpreter.cells, code);
+        let cells = interpreter.cells;
+        let cell = driver::cell(cells, code);
         let mut late_at = limit.map(|limit| Instant::now() + limit);
         let mut feed = pin!(control.input(&cell));
         let mut over = pin!(over(&self.yard, &self.kept, &self.context, self.halts));
@@ -265,7 +268,11 @@ impl Course {
             let is_asked_for = tokio::select! {
                 biased;
                 over = &mut over => return Verdict::Over(over),
-                end = &mut following => return Verdict::End(end, late(interrupts)),
+                end = &mut following => {
+                    // A signal on its way must not reach the next piece of code.
+                    let _ = timeout(SIGNAL_DEADLINE, maybe_done(interrupting)).await;
+                    return Verdict::End(end, late(interrupts));
+                }
                 // What is wrong with the connection is told by the other direction.
                 _ = &mut feed, if feeding => {
                     feeding = false;
@@ -306,7 +313,8 @@ impl Course {
             hurry.cancel();
             if interrupting.is_none() {
                 let (yard, kept) = (Arc::clone(&self.yard), self.kept.clone());
-                interrupting = Some(Box::pin(Interpreter::interrupt(yard, kept, name.clone())));
+                let interrupt = Interpreter::interrupt(yard, kept, name.clone(), control.clone(), cells);
+                interrupting = Some(Box::pin(interrupt));
             }
         }
     }
@@ -410,6 +418,12 @@ async fn maybe(future: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match future {
         Some(future) => future.await,
         None => pending().await,
+    }
+}
+
+async fn maybe_done(future: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    if let Some(future) = future {
+        future.await;
     }
 }
 

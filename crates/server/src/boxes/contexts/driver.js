@@ -59,29 +59,33 @@
     let start = 0;
     do {
       const piece = payload.subarray(start, start + PIECE);
+      const isFirst = start === 0;
       start += PIECE;
+      const isLast = start >= payload.length;
       const head = Buffer.alloc(20);
       mark.copy(head);
       head.write(kind, 16);
-      head.write(start < payload.length ? "+" : ".", 17);
+      head.write(isFirst ? (isLast ? "." : "(") : isLast ? ")" : "-", 17);
       head.writeUInt16BE(piece.length, 18);
       write(fd, Buffer.concat([head, piece]));
     } while (start < payload.length);
   }
 
-  // Standard output and error as they are for files: what is written is out when the call returns.
+  // Standard output and error as they are for files: what is written is out when the call returns. It keeps nothing that an interrupt in
+  // the middle could leave in disorder.
   function stream(fd) {
-    const made = new Writable({
-      decodeStrings: true,
-      write(chunk, _encoding, done) {
-        try {
-          write(fd, chunk);
-          done();
-        } catch (error) {
-          done(error);
-        }
-      },
-    });
+    const made = new Writable();
+    made.write = (chunk, encoding, done) => {
+      if (typeof encoding === "function") [encoding, done] = [undefined, encoding];
+      write(fd, typeof chunk === "string" ? Buffer.from(chunk, encoding) : chunk);
+      if (done) process.nextTick(done);
+      return true;
+    };
+    made.end = (chunk, encoding, done) => {
+      if (typeof chunk === "string" || chunk instanceof Uint8Array) made.write(chunk, encoding, done);
+      return made;
+    };
+    made.setMaxListeners(0);
     made.fd = fd;
     made._type = "pipe";
     return made;
@@ -273,11 +277,35 @@
     return [found];
   }
 
-  // Ends the evaluation that goes on, if one does.
+  // Node's own guard that ends a script by SIGINT is kept up all the time. So there is no moment at which the signal ends the process, and
+  // none at which it ends code of ours: between scripts it does nothing. What is awaited is ended by the server's word, which comes after.
+  let guard = null;
+  const warn = process.emitWarning;
+  try {
+    process.emitWarning = () => {};
+    guard = require("internal/test/binding").internalBinding("contextify");
+  } catch {
+    // Another version of Node: SIGINT is heard of as others do.
+  } finally {
+    process.emitWarning = warn;
+  }
+
+  // Ends the evaluation that goes on, if one does; and its cell.
   let interrupt = null;
-  process.on("SIGINT", () => {
-    if (interrupt) interrupt();
-  });
+  let current = 0;
+
+  function watch() {
+    // What the user's code has put in its place does not stay for the next cell.
+    process.removeAllListeners("SIGINT");
+    if (guard) guard.startSigintWatchdog();
+    else process.on("SIGINT", () => interrupt && interrupt());
+  }
+
+  function watchAnew() {
+    if (!guard || process.listenerCount("SIGINT") === 0) return;
+    guard.stopSigintWatchdog();
+    watch();
+  }
 
   let evaluation = null;
   Object.defineProperty(globalThis, IMPORT + "run", { value: () => evaluation() });
@@ -364,13 +392,15 @@
     shown.bytes = limits.result_bytes;
     shown.cut = false;
     showing = [];
+    current = number;
+    watchAnew();
     let error = null;
     const came = await evaluate(number, code);
     try {
       if (came.value) {
         const [value] = came.value;
-        if (value !== undefined) show(await bundleOf(value), true);
         await Promise.allSettled(showing);
+        if (value !== undefined) show(await bundleOf(value), true);
       } else {
         error = told(came.error, came.details, number);
       }
@@ -390,6 +420,7 @@
     for (const [name, value] of [["stdout", out], ["stderr", err]]) {
       Object.defineProperty(process, name, { value, configurable: true, enumerable: true, writable: true });
     }
+    watch();
     globalThis.console = new Console({ stdout: out, stderr: err });
     const here = createRequire(path.join(process.cwd(), "cell.js"));
     for (const name of ["module", "exports", "__filename", "__dirname"]) delete globalThis[name];
@@ -422,7 +453,11 @@
       send("S", { version: process.versions.node });
       return;
     }
-    const { n, code } = parse(message);
+    const { n, code, interrupt: which } = parse(message);
+    if (which !== undefined) {
+      if (which === current && interrupt) interrupt();
+      return;
+    }
     turn = turn.then(() => cell(n, code));
   }
 

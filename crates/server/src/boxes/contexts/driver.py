@@ -97,11 +97,12 @@ class Wire:
                 start = 0
                 while True:
                     piece = payload[start : start + PIECE]
+                    first, last = start == 0, start + PIECE >= len(payload)
                     start += PIECE
-                    more = start < len(payload)
-                    head = self.mark + kind + (b"+" if more else b".") + len(piece).to_bytes(2, "big")
+                    place = (b"." if last else b"(") if first else (b")" if last else b"-")
+                    head = self.mark + kind + place + len(piece).to_bytes(2, "big")
                     self.write(self.out if fd is None else fd, head + piece)
-                    if not more:
+                    if last:
                         break
         finally:
             self.sending = False
@@ -530,7 +531,9 @@ def main():
     wire.send(b"S", {"version": "%d.%d.%d" % sys.version_info[:3]})
     while True:
         cell = wire.receive()
-        interpreter.run(cell["n"], cell["code"])
+        # An interrupt is told, too, for those that cannot rely on its signal.
+        if "code" in cell:
+            interpreter.run(cell["n"], cell["code"])
 
 
 main()

@@ -7,6 +7,7 @@
 //!     [u32 length]{mark, caps}       ─▶
 //!                                    ◀─  S{version}                         ready
 //!     [u32 length]{n, code}          ─▶
+//!     SIGINT, [u32 length]{interrupt: n} ─▶                                  perhaps
 //!                                    ◀─  output of the code, and between it, marked (see `frames.rs`):
 //!                                    ◀─  R{main, parts}…                    what it shows
 //!                                    ◀─  E{name, message, traceback}        if it raised an error
@@ -41,6 +42,11 @@ struct Setup {
     result_bytes: usize,
     text_bytes: u64,
     error_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Interrupt {
+    interrupt: u64,
 }
 
 #[derive(Serialize)]
@@ -79,6 +85,11 @@ pub(super) fn setup(language: ContextLanguage, mark: &Mark, results: usize, resu
 /// What an interpreter reads to run its piece of code number `n`.
 pub(super) fn cell(n: u64, code: &str) -> Vec<u8> {
     framed(&json(&Cell { n, code }))
+}
+
+/// What an interpreter reads when its piece of code number `n` is to end, after the signal that says the same.
+pub(super) fn interrupt(n: u64) -> Vec<u8> {
+    framed(&json(&Interrupt { interrupt: n }))
 }
 
 fn json<T: Serialize>(message: &T) -> Vec<u8> {

@@ -1,9 +1,10 @@
 //! What an interpreter says, told from what its code writes: both come through the same pipes, so their order is kept and nothing in the
 //! box has to copy output.
 //!
-//! The driver's words begin with a mark of 16 random bytes, made anew for each interpreter. A piece is `[mark][kind][+ or .][u16 length,
+//! The driver's words begin with a mark of 16 random bytes, made anew for each interpreter. A piece is `[mark][kind][place][u16 length,
 //! big endian][payload]`, at most 4096 bytes, which the kernel writes to a pipe whole or not at all (`PIPE_BUF`), whoever else writes there.
-//! `+` says that the message goes on in the next piece. Code that knows the mark, because it looks for it in its own process, can say what
+//! The place is `.` for a message of one piece, and `(`, `-` and `)` for the first, those between and the last of a longer one. What an
+//! interrupt has broken off is forgotten when the next one begins. Code that knows the mark, because it looks for it in its own process, can say what
 //! it likes in the driver's name: it spoils the answers to its own code and nothing else, because all of it is bounded and checked here.
 
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ impl Split {
                     return Ok((written > 0).then(|| Heard::Written(self.rest.split_to(written))));
                 }
             }
-            let &[kind, more @ (b'+' | b'.'), a, b] = (match self.rest.get(MARK_LEN..HEAD_LEN) {
+            let &[kind, place @ (b'.' | b'(' | b'-' | b')'), a, b] = (match self.rest.get(MARK_LEN..HEAD_LEN) {
                 None => return Ok(None),
                 Some(head) => head,
             }) else {
@@ -118,19 +119,21 @@ impl Split {
             }
             self.rest.advance(HEAD_LEN);
             let payload = self.rest.split_to(length);
-            let (kind, message) = match self.message.take() {
-                None if more == b'.' => return Ok(Some(Heard::Said(kind, payload))),
-                None => (kind, BytesMut::from(payload)),
-                Some((begun, _)) if begun != kind => return Err(Malformed("a message within another")),
-                Some((_, mut message)) => {
+            let begun = self.message.take();
+            let message = match (place, begun) {
+                (b'.', _) => return Ok(Some(Heard::Said(kind, payload))),
+                (b'(', _) => BytesMut::from(payload),
+                (_, Some((begun, mut message))) if begun == kind => {
                     message.extend_from_slice(&payload);
-                    (kind, message)
+                    message
                 }
+                (_, Some(_)) => return Err(Malformed("a message within another")),
+                (_, None) => return Err(Malformed("a message without a beginning")),
             };
             if message.len() > self.message_max {
                 return Err(Malformed("a message that is too long"));
             }
-            if more == b'.' {
+            if place == b')' {
                 return Ok(Some(Heard::Said(kind, message.freeze())));
             }
             self.message = Some((kind, message));

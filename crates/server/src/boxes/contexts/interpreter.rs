@@ -275,11 +275,12 @@ impl Interpreter {
         Ok(())
     }
 
-    /// Sends it an interrupt, and what it started in its own process group, as Ctrl-C does. Over a connection of its own: that of the job
-    /// may be full of code that it does not read.
-    pub(super) async fn interrupt(yard: Arc<Yard>, kept: Kept, name: String) {
+    /// Interrupts its piece of code number `n`, and what that started in its own process group, as Ctrl-C does. Returns when the signal has
+    /// been sent. That goes over a connection of its own: the job's may be full of code that it does not read.
+    pub(super) async fn interrupt(yard: Arc<Yard>, kept: Kept, name: String, control: JobControl, n: u64) {
         let sent = agent::signal_job(yard.engine.as_ref(), kept.id(), name, INTERRUPT, Scope::Group).await;
-        if let Err(error) = sent {
+        let told = control.input(&driver::interrupt(n)).await;
+        if let Err(error) = sent.and(told) {
             tracing::debug!(box_id = %kept.id(), %error, "an interpreter could not be interrupted");
         }
     }

@@ -44,15 +44,17 @@ fn said(kind: u8, bytes: &[u8]) -> Heard {
 fn what_is_said_is_told_from_what_is_written_wherever_the_bytes_are_cut() {
     let bytes = [
         b"before\xffmar".to_vec(),
-        piece(b'R', b'+', b"one "),
+        piece(b'R', b'(', b"broken off"),
+        piece(b'R', b'(', b"one "),
         b"between".to_vec(),
-        piece(b'R', b'.', b"two"),
+        piece(b'R', b'-', b"two "),
+        piece(b'R', b')', b"three"),
         piece(b'D', b'.', b""),
         b"after\xffmark\0".to_vec(),
     ]
     .concat();
     let expected =
-        vec![written(b"before\xffmarbetween"), said(b'R', b"one two"), said(b'D', b""), written(b"after\xffmark\0")];
+        vec![written(b"before\xffmarbetween"), said(b'R', b"one two three"), said(b'D', b""), written(b"after\xffmark\0")];
     for size in 1..bytes.len() {
         assert_eq!(heard(bytes.chunks(size)).as_ref(), Ok(&expected), "in pieces of {size}");
     }
@@ -61,13 +63,15 @@ fn what_is_said_is_told_from_what_is_written_wherever_the_bytes_are_cut() {
 #[test]
 fn pieces_that_no_driver_sends_are_refused() {
     let long = [&mark().0[..], b"R.\x10\x00"].concat();
-    let endless: Vec<u8> = (0..10).flat_map(|_| piece(b'R', b'+', &[b'x'; 2000])).collect();
-    let mixed = [piece(b'R', b'+', b"a"), piece(b'D', b'.', b"b")].concat();
+    let more = (0..10).flat_map(|_| piece(b'R', b'-', &[b'x'; 2000]));
+    let endless: Vec<u8> = piece(b'R', b'(', b"").into_iter().chain(more).collect();
+    let mixed = [piece(b'R', b'(', b"a"), piece(b'E', b')', b"b")].concat();
     for (bytes, text) in [
         (piece(b'R', b'?', b""), "unknown head"),
         (long, "a piece that is too long"),
         (endless, "a message that is too long"),
         (mixed, "within another"),
+        (piece(b'R', b')', b""), "without a beginning"),
     ] {
         let error = heard([&bytes[..]]).expect_err(text).to_string();
         assert!(error.contains(text), "{error}");
