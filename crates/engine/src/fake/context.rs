@@ -57,7 +57,9 @@ pub(super) async fn run(program: &mut Program) -> i32 {
         _ => it.say(b'S', b"{\"version\":\"0\"}").await,
     }
     while let Some(cell) = it.json().await {
-        let (n, code) = (cell["n"].clone(), cell["code"].as_str().unwrap_or_default().to_owned());
+        // An interrupt is told as well as signalled.
+        let Some(code) = cell["code"].as_str().map(str::to_owned) else { continue };
+        let n = cell["n"].clone();
         match it.cell(&n, &code).await {
             Came::Next => it.end(&n, None).await,
             Came::Error(error) => it.end(&n, Some(error)).await,

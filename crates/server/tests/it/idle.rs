@@ -47,6 +47,9 @@ fn rows() -> Vec<Row> {
         (post.clone(), "/exec-stream", command, true),
         (post.clone(), "/code", code.clone(), true),
         (post.clone(), "/code-stream", code, true),
+        // That there is one is no work.
+        (post.clone(), "/contexts", json!({"language": "python"}), true),
+        (get.clone(), "/contexts", Value::Null, false),
         // What is refused before it reaches the box is no work.
         (post.clone(), "/exec", json!({"command": 3}), false),
         (post.clone(), "/code", json!({"code": "x", "language": "cobol"}), false),

@@ -20,7 +20,7 @@ use crate::boxes::{BoxError, Yard, memory};
 /// How long an interpreter may take to begin to read, and to be ready.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the end of one pipe's output is waited for after that of the other's.
-const MARKS_APART: Duration = Duration::from_secs(10);
+const MARKS_APART: Duration = Duration::from_secs(5);
 /// Between TERM and KILL for an interpreter that is of no more use.
 const END_GRACE: Duration = Duration::from_millis(500);
 /// How long it may take to be gone after that.

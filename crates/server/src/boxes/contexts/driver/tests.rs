@@ -161,7 +161,7 @@ impl Driver {
         self.send(code).await;
         while self.waiting.is_empty() {
             let heard = self.next().await.expect("the interpreter lives");
-            self.waiting.push_back(heard);
+            self.waiting.push_front(heard);
         }
         interrupt(&mut self.child);
         self.stdin.write_all(&super::interrupt(self.cells)).await.expect("write");
