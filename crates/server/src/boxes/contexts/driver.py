@@ -264,14 +264,16 @@ def png_of(figure):
     return image.getvalue()
 
 
-def show_figures(shown):
-    """Shows matplotlib's open figures and closes them, as notebooks do at the end of a cell."""
+def show_figures(shown, already=None):
+    """Shows matplotlib's open figures, but not one that was shown `already`, and closes them, as notebooks do at the end of a cell."""
     helpers = sys.modules.get("matplotlib._pylab_helpers")
     if helpers is None:
         return
     try:
         for manager in helpers.Gcf.get_all_fig_managers():
             figure = manager.canvas.figure
+            if figure is already:
+                continue
             shown.send({"image/png": png_of(figure), "text/plain": repr(figure)})
     except Exception as error:
         tell(error)
@@ -389,8 +391,8 @@ class Interpreter:
                 value, is_one = self.evaluate(name, code)
                 if is_one and value is not None:
                     self.shown.send(bundle_of(value), main=True)
+                show_figures(self.shown, value)
                 del value
-                show_figures(self.shown)
             finally:
                 self.wire.running = False
         except BaseException as caught:
