@@ -85,7 +85,7 @@ fn a_notebook_of_python() -> Result<()> {
     ensure!(it.value("os.getcwd()")? == "'/tmp'");
     let came = it.run("display({'text/html': '<b>'}, raw=True)\nprint('out')\nx")?;
     ensure!(came["results"] == json!([{"is_main": false, "text/html": "<b>"}, {"is_main": true, "text/plain": "6"}]));
-    ensure!(came["stdout"] == "out\n" && came["execution_count"] == 5, "{came}");
+    ensure!(came["stdout"] == "out\n" && came["execution_count"] == 6, "{came}");
     let said = it.run("import subprocess; subprocess.run('echo from a child; echo oops >&2', shell=True);")?;
     ensure!(said["stdout"] == "from a child\n" && said["stderr"] == "oops\n", "{said}");
     let error = it.run("def g():\n    return 1 / 0\ng()")?["error"].clone();
@@ -111,15 +111,21 @@ fn a_notebook_of_javascript() -> Result<()> {
     it.run("let a = 10; const b = 20; class C { n = 30 }")?;
     ensure!(it.value("f() + new C().n")? == "60");
     ensure!(it.value("process.cwd()")? == "'/workspace/home'");
-    let came = it.run("console.log('out'); require('child_process').execSync('echo oops >&2', { stdio: 'inherit' }); ({ x: [1] })")?;
+    let came = it.run(
+        "console.log('out'); require('child_process').execSync('echo oops >&2', { stdio: 'inherit' }); ({ x: [1] })",
+    )?;
     ensure!(came["stdout"] == "out\n" && came["stderr"] == "oops\n", "{came}");
-    ensure!(came["results"] == json!([{"is_main": true, "application/json": {"x": [1]}, "text/plain": "{ x: [ 1 ] }"}]));
+    ensure!(
+        came["results"] == json!([{"is_main": true, "application/json": {"x": [1]}, "text/plain": "{ x: [ 1 ] }"}])
+    );
     ensure!(it.value("const { sep } = await import('node:path'); sep")? == "'/'");
     server.sh(&id, "echo 'export const mine = 5' > mine.mjs")?;
     ensure!(it.value("import { mine } from './mine.mjs'\nmine")? == "5");
     ensure!(it.value("await new Promise((done) => setTimeout(done, 5, 'later'))")? == "'later'");
     let error = it.run("function g() { null.x }\ng()")?["error"].clone();
-    ensure!(error["name"] == "TypeError" && error["traceback"].as_str().is_some_and(|text| text.contains("at g (cell-")));
+    ensure!(
+        error["name"] == "TypeError" && error["traceback"].as_str().is_some_and(|text| text.contains("at g (cell-"))
+    );
     Ok(())
 }
 
@@ -207,7 +213,8 @@ fn two_contexts_at_once_know_nothing_of_each_other_and_accounts_nothing_at_all()
     let said = server.program(&["key", "create", "--account", "other"])?;
     let key = said.split_whitespace().find(|word| word.starts_with("box_")).context("no key was printed")?;
     let other = server.client().with_key(key);
-    for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/restart"), ("POST", "/interrupt"), ("POST", "/code")] {
+    for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/restart"), ("POST", "/interrupt"), ("POST", "/code")]
+    {
         let answer = other.call(method, &format!("{}{path}", one.path), Some(&json!({ "code": "1" })))?;
         ensure!(answer.status == 404 && answer.text().contains("Box not found"), "{method} {path}: {}", answer.text());
     }
@@ -240,7 +247,11 @@ fn a_frozen_context_goes_on_with_its_variables_and_ends_with_its_box() -> Result
     ensure!(python.value("x, pid == os.getpid()")? == "(5, True)");
     ensure!(js.value("x")? == "7");
     // Code under way is frozen and goes on, too.
-    let running = python.begin(&server, &id, "open('/tmp/begun', 'w').close()\nwhile not os.path.exists('/tmp/go'): pass\n'went on'")?;
+    let running = python.begin(
+        &server,
+        &id,
+        "open('/tmp/begun', 'w').close()\nwhile not os.path.exists('/tmp/go'): pass\n'went on'",
+    )?;
     server.call("POST", &format!("/v2/box/{id}/pause"), Some(&json!({})))?.ok()?;
     server.sh(&id, "touch /tmp/go")?;
     ensure!(finish(running)?.ok()?["results"][0]["text/plain"] == "'went on'");

@@ -46,7 +46,8 @@ pub(super) async fn run(program: &mut Program) -> i32 {
     let Some(setup) = it.json().await else { return 0 };
     let mark = setup["mark"].as_str().unwrap_or_default();
     let digits: Vec<char> = mark.chars().collect();
-    it.mark = digits.chunks(2).filter_map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).ok()).collect();
+    it.mark =
+        digits.chunks(2).filter_map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).ok()).collect();
     match fake.as_str() {
         "die" => {
             it.program.err("no such thing\n".to_owned()).await;
@@ -56,11 +57,12 @@ pub(super) async fn run(program: &mut Program) -> i32 {
         "mute" => {}
         _ => it.say(b'S', b"{\"version\":\"0\"}").await,
     }
-    while let Some(cell) = it.json().await {
+    while let Some(said) = it.message().await {
+        let said = String::from_utf8_lossy(&said).into_owned();
         // An interrupt is told as well as signalled.
-        let Some(code) = cell["code"].as_str().map(str::to_owned) else { continue };
-        let n = cell["n"].clone();
-        match it.cell(&n, &code).await {
+        let Some((head, code)) = said.split_once('\n') else { continue };
+        let n = serde_json::from_str::<Value>(head).unwrap_or_default()["n"].clone();
+        match it.cell(&n, code).await {
             Came::Next => it.end(&n, None).await,
             Came::Error(error) => it.end(&n, Some(error)).await,
             Came::Exit(code) => return code,
@@ -74,7 +76,8 @@ pub(super) async fn run(program: &mut Program) -> i32 {
 impl Interpreter<'_> {
     async fn cell(&mut self, n: &Value, code: &str) -> Came {
         for line in code.lines() {
-            let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+            let line = line.trim();
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             let came = self.line(n, word, rest).await;
             if !matches!(came, Came::Next) {
                 return came;

@@ -6,9 +6,9 @@ use boxyard_proto::wire::{Exit, Kind};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::context;
 use super::job::Job;
 use super::serve::killed_by;
-use super::context;
 use super::{FakeBox, Gates, lock};
 
 /// Bytes that `yes` writes at once.

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, contexts, exec, health, labels, logs, output, pause, runs, session, snapshots, ssh,
-    startup, usage,
+    Http, account_env, archives, boxes, code, contexts, exec, health, labels, logs, output, pause, runs, session,
+    snapshots, ssh, startup, usage,
 };
 
 #[derive(OpenApi)]

@@ -29,7 +29,13 @@ impl Client {
     }
 
     /// Starts code in a task of its own, and returns when it has come to the gate that it waits at.
-    pub async fn begin_code(&self, yard: &Yard, context: &str, gate: &str, rest: &str) -> tokio::task::JoinHandle<Answer> {
+    pub async fn begin_code(
+        &self,
+        yard: &Yard,
+        context: &str,
+        gate: &str,
+        rest: &str,
+    ) -> tokio::task::JoinHandle<Answer> {
         let (client, context, code) = (self.clone(), context.to_owned(), format!("gate {gate}\n{rest}"));
         let task = tokio::spawn(async move { client.code(&context, &code).await });
         yard.engine.came_to(gate, 1).await;
@@ -68,7 +74,9 @@ async fn variables_live_between_calls_and_contexts_do_not_share_them() {
     assert_eq!(client.delete(&one).await.status, StatusCode::OK);
     assert_eq!(yard.engine.jobs(&box_id(&id)).len(), 1, "its interpreter is gone when the answer comes");
     client.refused(Method::GET, &one, Value::Null, StatusCode::GONE, "it was deleted").await;
-    client.refused(Method::POST, &format!("{one}/code"), json!({"code": "get x"}), StatusCode::GONE, "make a new one").await;
+    client
+        .refused(Method::POST, &format!("{one}/code"), json!({"code": "get x"}), StatusCode::GONE, "make a new one")
+        .await;
     client.refused(Method::DELETE, &one, Value::Null, StatusCode::GONE, "it was deleted").await;
     assert_eq!(client.came_of(&two, "get x").await["execution_count"], 3);
 }

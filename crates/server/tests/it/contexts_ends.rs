@@ -78,7 +78,10 @@ async fn an_interpreter_that_ends_is_started_anew_by_the_next_code() {
     assert!(message.contains("exit code 3") && message.contains("the next code starts a new one"), "{message}");
     assert_eq!(client.get(&context).await.json()["status"], "ended");
     let next = client.came_of(&context, "get x").await;
-    assert!(next["note"].as_str().is_some_and(|note| note.contains("started anew") && note.contains("exit code 3")), "{next}");
+    assert!(
+        next["note"].as_str().is_some_and(|note| note.contains("started anew") && note.contains("exit code 3")),
+        "{next}"
+    );
     assert_eq!((&next["error"]["name"], &next["execution_count"]), (&json!("NameError"), &json!(1)));
     assert_eq!(client.came_of(&context, "print on").await["note"], Value::Null);
     let log = client.get(&format!("/v2/box/{id}/logs")).await.text();

@@ -25,7 +25,11 @@ async fn an_interpreter_that_breaks_the_protocol_is_ended_and_says_how() {
         ("half", "only one of its two outputs"),
     ] {
         let came = client.came_of(&context, &format!("print before\n{code}")).await;
-        assert_eq!((&came["error"]["name"], &came["stdout"]), (&json!("InterpreterEnded"), &json!("before\n")), "{code}");
+        assert_eq!(
+            (&came["error"]["name"], &came["stdout"]),
+            (&json!("InterpreterEnded"), &json!("before\n")),
+            "{code}"
+        );
         let message = came["error"]["message"].as_str().expect("a message");
         assert!(message.contains("broke the protocol") && message.contains(text), "{code}: {message}");
         assert!(client.get(&context).await.json()["status"] == "ended", "{code}");

@@ -57,7 +57,8 @@ pub(super) struct Sink {
 
 enum To {
     Hold(Output, Vec<Shown>),
-    Pipe(mpsc::Sender<Part>),
+    /// To a reader; with what the results take of the memory for answers, until the end.
+    Pipe(mpsc::Sender<Part>, Output),
     /// Nobody reads any more.
     Nowhere,
 }
@@ -69,9 +70,9 @@ impl Sink {
     }
 
     /// Passes it on to a reader, who decides how fast the code goes on.
-    pub(super) fn pipe(result_bytes: usize) -> (Self, mpsc::Receiver<Part>) {
+    pub(super) fn pipe(room: Output, result_bytes: usize) -> (Self, mpsc::Receiver<Part>) {
         let (parts, reader) = mpsc::channel(PIPE_PARTS);
-        (Self::new(To::Pipe(parts), result_bytes), reader)
+        (Self::new(To::Pipe(parts, room), result_bytes), reader)
     }
 
     fn new(to: To, result_bytes: usize) -> Self {
@@ -90,7 +91,7 @@ impl Sink {
         }
         match &mut self.to {
             To::Hold(output, _) => output.hold(stream, &bytes),
-            To::Pipe(_) => {
+            To::Pipe(..) => {
                 let part = match stream {
                     Stream::Out => Part::Stdout(bytes),
                     Stream::Err => Part::Stderr(bytes),
@@ -118,13 +119,19 @@ impl Sink {
                     self.truncated = true;
                 }
             }
-            To::Pipe(_) => self.send(Part::Result(shown)).await,
+            To::Pipe(_, room) => {
+                if room.hold_elsewhere(bytes) {
+                    self.send(Part::Result(shown)).await;
+                } else {
+                    self.truncated = true;
+                }
+            }
             To::Nowhere => {}
         }
     }
 
     async fn send(&mut self, part: Part) {
-        let To::Pipe(parts) = &self.to else { return };
+        let To::Pipe(parts, _) = &self.to else { return };
         let sent = tokio::select! {
             biased;
             room = parts.reserve() => room.map(|room| room.send(part)),
@@ -152,7 +159,7 @@ impl Sink {
                 let Output { out: stdout, err: stderr, truncated: more, share, .. } = output;
                 Finished { stdout, stderr, results, truncated: truncated || more, share, ..finished }
             }
-            To::Pipe(_) | To::Nowhere => finished,
+            To::Pipe(..) | To::Nowhere => finished,
         }
     }
 }

@@ -25,9 +25,9 @@ use super::context::{Context, Order, Queues, Steer};
 use super::driver;
 use super::interpreter::{CellEnd, Interpreter, NotStarted, count, said_of};
 use super::{ContextError, Counted};
+use crate::boxes::Yard;
 use crate::boxes::kept::{Kept, Lease, State};
 use crate::boxes::lifecycle::Phase;
-use crate::boxes::Yard;
 
 /// How often code that is over its time is interrupted before its interpreter is ended: it may catch the first interrupt.
 const INTERRUPTS: u32 = 2;

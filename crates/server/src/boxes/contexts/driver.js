@@ -453,12 +453,13 @@
       send("S", { version: process.versions.node });
       return;
     }
-    const { n, code, interrupt: which } = parse(message);
+    const end = message.indexOf("\n");
+    const { n, interrupt: which } = parse(end < 0 ? message : message.slice(0, end));
     if (which !== undefined) {
       if (which === current && interrupt) interrupt();
       return;
     }
-    turn = turn.then(() => cell(n, code));
+    turn = turn.then(() => cell(n, message.slice(end + 1)));
   }
 
   const given = new net.Socket({ fd: GIVEN, readable: true, writable: false });

@@ -81,7 +81,9 @@ class Wire:
         return b"".join(parts)
 
     def receive(self):
-        return json.loads(self.read(int.from_bytes(self.read(4), "big")))
+        """A message: what it says, and the text behind that, if there is one."""
+        head, line, text = self.read(int.from_bytes(self.read(4), "big")).partition(b"\n")
+        return json.loads(head), text.decode() if line else None
 
     def is_child(self):
         """Whether this is a process that the user's code has forked. What it would say is not expected."""
@@ -526,16 +528,16 @@ def silenced(code, node):
 
 def main():
     wire = Wire()
-    limits = wire.receive()
+    limits, _ = wire.receive()
     wire.mark = bytes.fromhex(limits["mark"])
     signal.signal(signal.SIGINT, wire.on_interrupt)
     interpreter = Interpreter(wire, limits)
     wire.send(b"S", {"version": "%d.%d.%d" % sys.version_info[:3]})
     while True:
-        cell = wire.receive()
+        said, code = wire.receive()
         # An interrupt is told, too, for those that cannot rely on its signal.
-        if "code" in cell:
-            interpreter.run(cell["n"], cell["code"])
+        if code is not None:
+            interpreter.run(said["n"], code)
 
 
 main()

@@ -6,7 +6,7 @@
 //!     [u32 length][driver's source]  ─▶  read and run by what stands on its command line
 //!     [u32 length]{mark, caps}       ─▶
 //!                                    ◀─  S{version}                         ready
-//!     [u32 length]{n, code}          ─▶
+//!     [u32 length]{n} LF code        ─▶
 //!     SIGINT, [u32 length]{interrupt: n} ─▶                                  perhaps
 //!                                    ◀─  output of the code, and between it, marked (see `frames.rs`):
 //!                                    ◀─  R{main, parts}…                    what it shows
@@ -50,9 +50,8 @@ struct Interrupt {
 }
 
 #[derive(Serialize)]
-struct Cell<'a> {
+struct Cell {
     n: u64,
-    code: &'a str,
 }
 
 /// Program and arguments of an interpreter.
@@ -70,13 +69,8 @@ pub(super) fn setup(language: ContextLanguage, mark: &Mark, results: usize, resu
         ContextLanguage::Python => PYTHON,
         ContextLanguage::Js => JS,
     };
-    let setup = Setup {
-        mark: mark.to_hex(),
-        results,
-        result_bytes,
-        text_bytes: TEXT_CHARS_MAX,
-        error_bytes: ERROR_CHARS_MAX,
-    };
+    let setup =
+        Setup { mark: mark.to_hex(), results, result_bytes, text_bytes: TEXT_CHARS_MAX, error_bytes: ERROR_CHARS_MAX };
     let mut said = framed(source.as_bytes());
     said.extend_from_slice(&framed(&json(&setup)));
     said
@@ -84,7 +78,7 @@ pub(super) fn setup(language: ContextLanguage, mark: &Mark, results: usize, resu
 
 /// What an interpreter reads to run its piece of code number `n`.
 pub(super) fn cell(n: u64, code: &str) -> Vec<u8> {
-    framed(&json(&Cell { n, code }))
+    framed(&[&json(&Cell { n })[..], b"\n", code.as_bytes()].concat())
 }
 
 /// What an interpreter reads when its piece of code number `n` is to end, after the signal that says the same.

@@ -17,6 +17,8 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::boxes::output::{Budget, Output};
+
 const MARK_LEN: usize = 16;
 /// Bytes before a piece's payload.
 const HEAD_LEN: usize = MARK_LEN + 4;
@@ -53,6 +55,8 @@ pub(super) enum Heard {
     Written(Bytes),
     /// A message of the driver's: its kind, and what it says.
     Said(u8, Bytes),
+    /// One that this server has no memory left for.
+    Dropped,
 }
 
 /// A driver that does not keep to the protocol. The text says how.
@@ -71,16 +75,20 @@ pub(super) struct Split {
     mark: Mark,
     /// Not divided yet.
     rest: Bytes,
-    /// A message that goes on.
-    message: Option<(u8, BytesMut)>,
+    /// A message that goes on; nothing of one that is not kept.
+    message: Option<(u8, Option<BytesMut>)>,
+    /// What that takes of the memory for answers.
+    budget: Budget,
+    room: Output,
     /// Bytes of a message at most.
     message_max: usize,
 }
 
 impl Split {
-    pub(super) fn new(mark: &Mark, message_max: usize) -> Self {
+    pub(super) fn new(mark: &Mark, message_max: usize, budget: &Budget) -> Self {
         let finder = Finder::new(&mark.0).into_owned();
-        Self { finder, mark: mark.clone(), rest: Bytes::new(), message: None, message_max }
+        let (budget, room) = (budget.clone(), budget.output());
+        Self { finder, mark: mark.clone(), rest: Bytes::new(), message: None, budget, room, message_max }
     }
 
     /// Takes in what has come.
@@ -119,22 +127,29 @@ impl Split {
             }
             self.rest.advance(HEAD_LEN);
             let payload = self.rest.split_to(length);
-            let begun = self.message.take();
-            let message = match (place, begun) {
+            let message = match (place, self.message.take()) {
                 (b'.', _) => return Ok(Some(Heard::Said(kind, payload))),
-                (b'(', _) => BytesMut::from(payload),
-                (_, Some((begun, mut message))) if begun == kind => {
-                    message.extend_from_slice(&payload);
-                    message
+                (b'(', _) => {
+                    self.room = self.budget.output();
+                    Some(BytesMut::new())
                 }
+                (_, Some((begun, message))) if begun == kind => message,
                 (_, Some(_)) => return Err(Malformed("a message within another")),
                 (_, None) => return Err(Malformed("a message without a beginning")),
             };
-            if message.len() > self.message_max {
-                return Err(Malformed("a message that is too long"));
-            }
+            let message = match message {
+                Some(message) if message.len() + length > self.message_max => {
+                    return Err(Malformed("a message that is too long"));
+                }
+                Some(mut message) if self.room.hold_elsewhere(length) => {
+                    message.extend_from_slice(&payload);
+                    Some(message)
+                }
+                Some(_) | None => None,
+            };
             if place == b')' {
-                return Ok(Some(Heard::Said(kind, message.freeze())));
+                self.room = self.budget.output();
+                return Ok(Some(message.map_or(Heard::Dropped, |message| Heard::Said(kind, message.freeze()))));
             }
             self.message = Some((kind, message));
         }
@@ -286,7 +301,8 @@ fn value(kind: &str, bytes: Bytes) -> Option<Value> {
     if kind == "application/json" || kind.ends_with("+json") {
         // JSON has no control characters but between values, where a line break would end a line of an answer.
         let is_one_line = !bytes.iter().any(u8::is_ascii_control);
-        let is_json = is_one_line && str::from_utf8(&bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+        let is_json =
+            is_one_line && str::from_utf8(&bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
         return is_json.then_some(Value::Json(bytes));
     }
     let is_picture = kind.starts_with("image/") && kind != "image/svg+xml" || kind == "application/pdf";

@@ -101,8 +101,8 @@ impl Interpreter {
         let mut interpreter = Self {
             job: job?,
             name,
-            out: Split::new(&mark, most.saturating_add(WORDS_MAX)),
-            err: Split::new(&mark, WORDS_MAX),
+            out: Split::new(&mark, most.saturating_add(WORDS_MAX), &yard.outputs),
+            err: Split::new(&mark, WORDS_MAX, &yard.outputs),
             cells: 0,
             stray: Vec::new(),
             stray_bytes: 0,
@@ -139,6 +139,7 @@ impl Interpreter {
                                 };
                             }
                             Heard::Written(bytes) => keep(&mut last_words, &bytes),
+                            Heard::Dropped => return Err(Malformed::OUT_OF_TURN.into()),
                         }
                     }
                 }
@@ -184,7 +185,7 @@ impl Interpreter {
                         self.stray.push((stream, Bytes::copy_from_slice(&bytes)));
                     }
                     // What is shown by a thread that goes on has no piece of code that it belongs to.
-                    Ok(Some(Heard::Said(b'R', _))) => {}
+                    Ok(Some(Heard::Said(b'R', _) | Heard::Dropped)) => {}
                     Ok(Some(Heard::Said(..))) => return CellEnd::Broken(Malformed::OUT_OF_TURN),
                     Ok(None) => break,
                     Err(malformed) => return CellEnd::Broken(malformed),
@@ -242,6 +243,10 @@ impl Interpreter {
                     sink.written(Stream::Out, bytes).await;
                     continue;
                 }
+                Heard::Dropped => {
+                    sink.cut();
+                    continue;
+                }
                 Heard::Said(kind, message) => (kind, message),
             };
             match Word::read(kind, &message)? {
@@ -264,6 +269,7 @@ impl Interpreter {
         while let Some(heard) = self.err.next()? {
             match heard {
                 Heard::Written(bytes) => sink.written(Stream::Err, bytes).await,
+                Heard::Dropped => return Err(Malformed::OUT_OF_TURN),
                 Heard::Said(kind, message) => match Word::read(kind, &message)? {
                     Word::Done { n, .. } if n == self.cells && !*done => *done = true,
                     Word::Done { .. } | Word::Ready | Word::Result(_) | Word::Error(_) => {

@@ -42,6 +42,8 @@ use interpreter::{Interpreter, NotStarted};
 
 /// Contexts of one box that have ended and are remembered.
 const ENDED_MAX: usize = 32;
+/// Contexts of one box whatever is configured: each takes one of the connections that `boxyard-init` has beside those of leases.
+const PER_BOX_MAX: usize = 16;
 /// How long the end of an interpreter is waited for when its context is deleted.
 const DELETE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -60,7 +62,7 @@ impl ContextLimits {
         let limits = &config.contexts;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Self {
-            per_box: usize::try_from(limits.per_box).unwrap_or(usize::MAX),
+            per_box: usize::try_from(limits.per_box).unwrap_or(usize::MAX).min(PER_BOX_MAX),
             idle: limits.idle,
             output_cap: size(limits.output_cap),
             results_cap: size(limits.results_cap),
@@ -381,7 +383,7 @@ impl Boxes {
         id: &str,
         code: ContextCode,
     ) -> Result<(CodeReply, mpsc::Receiver<Part>), ContextError> {
-        let (sink, parts) = Sink::pipe(self.yard.contexts.results_cap);
+        let (sink, parts) = Sink::pipe(self.yard.outputs.output(), self.yard.contexts.results_cap);
         Ok((self.order(kept, id, code, sink).await?, parts))
     }
 

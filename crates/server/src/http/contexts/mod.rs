@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use boxyard_proto::api::boxes::MessageBody;
-use boxyard_proto::api::contexts::{CodeDone, CodeOutcome, ContextData, Contexts, CreateContext, Interrupted, RunInContext};
+use boxyard_proto::api::contexts::{
+    CodeDone, CodeOutcome, ContextData, Contexts, CreateContext, Interrupted, RunInContext,
+};
 use boxyard_proto::names::{self, BLOCKED_ENV};
 use http::StatusCode;
 use tokio::time::timeout;

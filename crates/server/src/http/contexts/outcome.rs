@@ -12,8 +12,13 @@ use crate::http::held::{Held, Part};
 /// What came of a piece of code: the same text that [`boxyard_proto::api::contexts::CodeOutcome`] serialises to.
 pub(super) fn respond(finished: Finished) -> Response {
     let Finished { execution_count, stdout, stderr, results, error, truncated, note, share } = finished;
-    let mut parts = vec![Part::Json(format!("{{\"execution_count\":{execution_count},\"stdout\":\"")), Part::Text(stdout.into())];
-    parts.extend([Part::Json("\",\"stderr\":\"".into()), Part::Text(stderr.into()), Part::Json("\",\"results\":[".into())]);
+    let mut parts =
+        vec![Part::Json(format!("{{\"execution_count\":{execution_count},\"stdout\":\"")), Part::Text(stdout.into())];
+    parts.extend([
+        Part::Json("\",\"stderr\":\"".into()),
+        Part::Text(stderr.into()),
+        Part::Json("\",\"results\":[".into()),
+    ]);
     for (place, shown) in results.into_iter().enumerate() {
         if place > 0 {
             parts.push(Part::Json(",".into()));
@@ -116,10 +121,7 @@ mod tests {
             execution_count: 3,
             stdout: "out \u{fffd}\"\n".into(),
             stderr: String::new(),
-            results: vec![
-                CodeOutput { is_main: false, data: BTreeMap::new() },
-                CodeOutput { is_main: true, data },
-            ],
+            results: vec![CodeOutput { is_main: false, data: BTreeMap::new() }, CodeOutput { is_main: true, data }],
             error: Some(error),
             truncated: true,
             note: Some("new".into()),

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::super::frames::{Heard, Shown, Split, Value, WORDS_MAX, Word};
 use super::*;
+use crate::boxes::output::Budget;
 
 /// How long anything may take that should happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +76,8 @@ impl Driver {
             .spawn()
             .expect("this test needs python3 and node");
         let mark = Mark::random();
-        let split = || Split::new(&mark, bytes + WORDS_MAX);
+        let budget = Budget::new(0, 1 << 30);
+        let split = || Split::new(&mark, bytes + WORDS_MAX, &budget);
         let mut driver = Self {
             stdin: child.stdin.take().expect("a pipe"),
             out: (child.stdout.take().expect("a pipe"), split()),
@@ -106,7 +108,8 @@ impl Driver {
                     read = self.out.0.read(&mut out), if out_open => (true, out[..read.expect("read")].to_vec()),
                     read = self.err.0.read(&mut err), if err_open => (false, err[..read.expect("read")].to_vec()),
                 };
-                let (open, split) = if is_out { (&mut out_open, &mut self.out.1) } else { (&mut err_open, &mut self.err.1) };
+                let (open, split) =
+                    if is_out { (&mut out_open, &mut self.out.1) } else { (&mut err_open, &mut self.err.1) };
                 *open = !bytes.is_empty();
                 split.push(Bytes::from(bytes));
                 while let Some(heard) = split.next().expect("well-formed") {
@@ -132,6 +135,7 @@ impl Driver {
                     came.order.push_str(&text);
                     came.out.push_str(&text);
                 }
+                (_, Heard::Dropped) => panic!("there is memory"),
                 (false, Heard::Written(bytes)) => came.err.push_str(&String::from_utf8_lossy(&bytes)),
                 (_, Heard::Said(kind, message)) => match Word::read(kind, &message).expect("a word") {
                     Word::Result(shown) => {
@@ -265,7 +269,14 @@ async fn python_shows_values_as_all_that_they_can_be_shown_as() {
     assert_eq!(text(&it.run(bundle).await.shown[0], "application/vnd.x+json"), "{\"k\":[1]}");
     let broken = it.run("class X:\n  def _repr_html_(self): 1 / 0\n  def __repr__(self): return 'x'\nX()").await;
     assert!(broken.value() == "x" && broken.err.contains("ZeroDivisionError"), "{broken:?}");
-    assert_eq!(it.run("class Y:\n  def __getattr__(self, name): return lambda *a: 'trap'\n  def __repr__(self): return 'y'\nY()").await.value(), "y");
+    assert_eq!(
+        it.run(
+            "class Y:\n  def __getattr__(self, name): return lambda *a: 'trap'\n  def __repr__(self): return 'y'\nY()"
+        )
+        .await
+        .value(),
+        "y"
+    );
 }
 
 #[tokio::test]
@@ -293,7 +304,8 @@ async fn python_is_interrupted_and_goes_on_with_its_variables() {
         assert_eq!(came.error().name, "KeyboardInterrupt", "{code}");
         assert!(!came.error().traceback.contains("boxyard"), "{came:?}");
     }
-    let caught = it.interrupt("try:\n    print('on')\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    pass\nkept").await;
+    let caught =
+        it.interrupt("try:\n    print('on')\n    time.sleep(1000)\nexcept KeyboardInterrupt:\n    pass\nkept").await;
     assert_eq!(caught.value(), "5");
     // One that comes when nothing runs is nobody's.
     interrupt(&mut it.child);
@@ -369,7 +381,10 @@ async fn js_keeps_what_is_declared_and_lets_it_be_declared_anew() {
 #[tokio::test]
 async fn js_awaits_and_imports_at_the_top_level() {
     let mut it = js().await;
-    assert_eq!(it.run("const later = await new Promise((done) => setTimeout(() => done('late'), 1)); later").await.value(), "'late'");
+    assert_eq!(
+        it.run("const later = await new Promise((done) => setTimeout(() => done('late'), 1)); later").await.value(),
+        "'late'"
+    );
     let code = "import fs, { readFileSync as read } from 'node:fs';\nimport * as os from 'os';\nimport 'path';\n[typeof fs.statSync, typeof read, typeof os.cpus].join()";
     assert_eq!(it.run(code).await.value(), "'function,function,function'");
     assert_eq!(it.run("const { sep } = await import('node:path'); sep").await.value(), "'/'");
@@ -394,7 +409,9 @@ async fn js_tells_errors_without_frames_of_ours() {
     assert_eq!(it.run("throw 5").await.error().message, "5");
     assert_eq!(it.run("await Promise.reject(new RangeError('r'))").await.error().name, "RangeError");
     assert_eq!(it.run("new Error('shown')").await.value(), "Error: shown\n    at cell-5:1:1");
-    let late = it.run("setTimeout(() => { throw new Error('late') }, 1); await new Promise((done) => setTimeout(done, 20))").await;
+    let late = it
+        .run("setTimeout(() => { throw new Error('late') }, 1); await new Promise((done) => setTimeout(done, 20))")
+        .await;
     assert!(late.err.contains("Error: late") && late.error.is_none(), "{late:?}");
 }
 
@@ -408,7 +425,9 @@ async fn js_shows_values_as_all_that_they_can_be_shown_as() {
     let own = "({ [Symbol.for('Jupyter.display')]: async () => ({ 'text/html': '<b>' }) })";
     assert_eq!(text(&it.run(own).await.shown[0], "text/html"), "<b>");
     assert_eq!(text(&it.run(&format!("display({own}); 1")).await.shown[0], "text/html"), "<b>");
-    let kinds = it.run("display.html('<i>'); display.png(Buffer.from('png')); display({ 'text/markdown': '*' }, { raw: true })").await;
+    let kinds = it
+        .run("display.html('<i>'); display.png(Buffer.from('png')); display({ 'text/markdown': '*' }, { raw: true })")
+        .await;
     assert_eq!(text(&kinds.shown[0], "text/html"), "<i>");
     assert_eq!(text(&kinds.shown[1], "image/png"), "cG5n");
     assert_eq!(text(&kinds.shown[2], "text/markdown"), "*");

@@ -13,7 +13,15 @@ fn piece(kind: u8, more: u8, payload: &[u8]) -> Vec<u8> {
 
 /// All that comes of bytes that come in these pieces: what is written joined, in its place between what is said.
 fn heard<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Heard>, Malformed> {
-    let mut split = Split::new(&mark(), 10_000);
+    heard_with(pieces, &Budget::new(0, 1 << 20), 10_000)
+}
+
+fn heard_with<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    budget: &Budget,
+    most: usize,
+) -> Result<Vec<Heard>, Malformed> {
+    let mut split = Split::new(&mark(), most, budget);
     let mut all: Vec<Heard> = Vec::new();
     let mut add = |heard| match (all.last_mut(), heard) {
         (Some(Heard::Written(before)), Heard::Written(more)) => *before = [&before[..], &more[..]].concat().into(),
@@ -53,8 +61,12 @@ fn what_is_said_is_told_from_what_is_written_wherever_the_bytes_are_cut() {
         b"after\xffmark\0".to_vec(),
     ]
     .concat();
-    let expected =
-        vec![written(b"before\xffmarbetween"), said(b'R', b"one two three"), said(b'D', b""), written(b"after\xffmark\0")];
+    let expected = vec![
+        written(b"before\xffmarbetween"),
+        said(b'R', b"one two three"),
+        said(b'D', b""),
+        written(b"after\xffmark\0"),
+    ];
     for size in 1..bytes.len() {
         assert_eq!(heard(bytes.chunks(size)).as_ref(), Ok(&expected), "in pieces of {size}");
     }
@@ -76,6 +88,19 @@ fn pieces_that_no_driver_sends_are_refused() {
         let error = heard([&bytes[..]]).expect_err(text).to_string();
         assert!(error.contains(text), "{error}");
     }
+}
+
+#[test]
+fn a_message_that_there_is_no_memory_for_is_dropped_and_the_next_one_is_not() {
+    let budget = Budget::new(0, 1);
+    let more = (0..100).flat_map(|_| piece(b'R', b'-', &[b'x'; 4000]));
+    let long: Vec<u8> = piece(b'R', b'(', b"").into_iter().chain(more).chain(piece(b'R', b')', b"")).collect();
+    let next = piece(b'D', b'.', b"next");
+    let came = heard_with([&long[..], &next, &long, b"written"], &budget, 1 << 20);
+    let expected = vec![Heard::Dropped, said(b'D', b"next"), Heard::Dropped, written(b"written")];
+    assert_eq!(came, Ok(expected));
+    let enough = heard_with([&long[..]], &Budget::new(0, 1 << 20), 1 << 20);
+    assert!(matches!(enough.as_deref(), Ok([Heard::Said(b'R', message)]) if message.len() == 400_000));
 }
 
 fn result(head: &str, values: &[u8]) -> Result<Word, Malformed> {
