@@ -12,6 +12,7 @@ mod archive;
 mod askpass;
 mod attach;
 mod client;
+mod context;
 mod create;
 mod data;
 mod delete;
@@ -69,6 +70,9 @@ enum Command {
     Exec(exec::Exec),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
+    /// Start interpreters whose variables live between calls, and run code in them
+    #[command(subcommand)]
+    Context(context::Context),
     /// Print a box's log, and follow it
     Logs(logs::Logs),
     /// Pause boxes: what runs in them stands still until they are resumed
@@ -129,6 +133,7 @@ fn main() -> ExitCode {
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
         Command::Attach(attach) => client(attach.run()),
+        Command::Context(context) => client(context.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),
         Command::Resume(boxes) => client(boxes.resume()),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -323,5 +324,32 @@ fn plots_and_tables_of_real_libraries_are_shown() -> Result<()> {
     let table = it.run("import pandas as pd\npd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})")?["results"][0].clone();
     ensure!(table["text/html"].as_str().is_some_and(|html| html.contains("<table") && html.contains("<td>y</td>")));
     ensure!(table["text/plain"].as_str().is_some_and(|text| text.contains("a  b")), "{table}");
+    Ok(())
+}
+
+/// What the program says as a client of this server.
+fn program(server: &Server, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(server.programs().join("boxyard"));
+    command.args(arguments).env("BOXYARD_API_KEY", &server.client().key).env("BOXYARD_URL", server.client().base_url());
+    let output = command.output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{arguments:?}: {complaint}");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn the_program_runs_code_in_contexts() -> Result<()> {
+    let server = Server::start()?;
+    let id = server.create()?;
+    let context = program(&server, &["context", "create", &id, "js"])?;
+    ensure!(program(&server, &["context", "run", &id, &context, "const x = 6; console.log('hello')"])? == "hello");
+    ensure!(program(&server, &["context", "run", &id, &context, "x * 7"])? == "42");
+    let whole = program(&server, &["context", "run", &id, &context, "--json", "({ x })"])?;
+    ensure!(serde_json::from_str::<Value>(&whole)?["results"][0]["application/json"] == json!({ "x": 6 }), "{whole}");
+    let error = program(&server, &["context", "run", &id, &context, "null.x"]);
+    ensure!(error.is_err_and(|error| error.to_string().contains("TypeError")), "an error of the code is a failure");
+    ensure!(program(&server, &["context", "list", &id])?.contains(&format!("{context}  js        idle")));
+    program(&server, &["context", "delete", &id, &context])?;
+    ensure!(!program(&server, &["context", "list", &id])?.contains(&context));
     Ok(())
 }

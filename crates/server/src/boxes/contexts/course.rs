@@ -20,11 +20,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::DropGuard;
 
+use super::ContextError;
 use super::answer::Sink;
 use super::context::{Context, Order, Queues, Steer};
 use super::driver;
 use super::interpreter::{CellEnd, Interpreter, NotStarted, count, said_of};
-use super::{ContextError, Counted};
+use super::list::Counted;
 use crate::boxes::Yard;
 use crate::boxes::kept::{Kept, Lease, State};
 use crate::boxes::lifecycle::Phase;

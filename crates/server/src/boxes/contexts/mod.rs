@@ -1,20 +1,15 @@
 //! Contexts: interpreters that go on in a box between the pieces of code that they run, so that variables live as in a notebook.
 //!
 //! [`context`] is what everybody holds of one, [`course`] its task, [`interpreter`] the job in the box, [`frames`] what that says,
-//! [`driver`] the programs that run there, [`answer`] where it goes. Contexts are not stored: they end with their box's processes and
+//! [`driver`] the programs that run there, [`answer`] where it goes, [`list`] those of a box. Contexts are not stored: they end with their box's processes and
 //! with the server, and those that have ended are remembered for a while so that whoever asks is told why.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use boxyard_engine::ErrorKind;
-use boxyard_engine::agent::AgentError;
 use boxyard_proto::ContextId;
 use boxyard_proto::api::contexts::{ContextData, ContextLanguage};
 use boxyard_proto::api::logs::{LogLevel, LogSource};
-use boxyard_proto::wire::FailedKind;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -29,19 +24,22 @@ mod answer;
 mod context;
 mod course;
 mod driver;
+mod error;
 mod frames;
 mod interpreter;
+mod list;
 
 pub use answer::{Finished, Part};
+pub use error::ContextError;
 pub use frames::{Shown, Value};
+pub(super) use list::Contexts;
 
 use answer::Sink;
-use context::{Context, Facts, Order, QUEUE_MAX, Steer};
-use course::{Course, Now, Over};
-use interpreter::{Interpreter, NotStarted};
+use context::{Context, Facts, Order, Steer};
+use course::{Course, Now};
+use interpreter::Interpreter;
+use list::{Berth, Counted};
 
-/// Contexts of one box that have ended and are remembered.
-const ENDED_MAX: usize = 32;
 /// Contexts of one box whatever is configured: each takes one of the connections that `boxyard-init` has beside those of leases.
 const PER_BOX_MAX: usize = 16;
 /// How long the end of an interpreter is waited for when its context is deleted.
@@ -67,89 +65,6 @@ impl ContextLimits {
             output_cap: size(limits.output_cap),
             results_cap: size(limits.results_cap),
         }
-    }
-}
-
-/// The contexts of one box.
-#[derive(Default)]
-pub(super) struct Contexts(Mutex<Held>);
-
-#[derive(Default)]
-struct Held {
-    /// The oldest first.
-    live: Vec<Arc<Context>>,
-    /// Those whose first interpreter is being started.
-    starting: usize,
-    /// The last that ended, and why.
-    ended: VecDeque<(ContextId, String)>,
-}
-
-impl Contexts {
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // What it guards is whole after every statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes one off the list, if it is on it.
-    fn end(&self, id: &ContextId, why: &str) {
-        let mut held = self.lock();
-        let before = held.live.len();
-        held.live.retain(|context| context.facts.id != *id);
-        if held.live.len() == before {
-            return;
-        }
-        if held.ended.len() == ENDED_MAX {
-            held.ended.pop_front();
-        }
-        held.ended.push_back((id.clone(), why.to_owned()));
-    }
-
-    fn find(&self, text: &str) -> Result<Arc<Context>, ContextError> {
-        let held = self.lock();
-        let found = held.live.iter().find(|context| context.facts.id.as_str() == text);
-        if let Some(found) = found {
-            return Ok(Arc::clone(found));
-        }
-        match held.ended.iter().rev().find(|(id, _)| id.as_str() == text) {
-            Some((id, why)) => Err(ContextError::Over { id: id.clone(), why: why.clone() }),
-            None => Err(ContextError::NotFound),
-        }
-    }
-}
-
-/// A place among a box's contexts for one that is being started; given back when this is dropped.
-struct Berth<'a>(&'a Contexts);
-
-impl<'a> Berth<'a> {
-    fn take(contexts: &'a Contexts, most: usize) -> Result<Self, ContextError> {
-        let mut held = contexts.lock();
-        if held.live.len() + held.starting >= most {
-            return Err(ContextError::TooMany(most));
-        }
-        held.starting += 1;
-        Ok(Self(contexts))
-    }
-}
-
-impl Drop for Berth<'_> {
-    fn drop(&mut self) {
-        self.0.lock().starting -= 1;
-    }
-}
-
-/// Counts a context for as long as this lives.
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -191,73 +106,6 @@ impl ContextCode {
     pub fn new(code: String, timeout_ms: Option<u64>) -> Result<Self, InvalidOrder> {
         order::check_code(&code)?;
         Ok(Self { code, timeout: order::timeout_of(timeout_ms)? })
-    }
-}
-
-/// Why contexts did not do as asked. Texts are fit for users.
-#[derive(Debug, thiserror::Error)]
-pub enum ContextError {
-    /// The box takes no work.
-    #[error(transparent)]
-    Box(#[from] BoxError),
-    /// The box has no such context.
-    #[error("Context not found; contexts end with the server and with their box's processes")]
-    NotFound,
-    /// There was one, and it has ended.
-    #[error("context {id} is over: {why}; make a new one")]
-    Over {
-        /// Which.
-        id: ContextId,
-        /// Why.
-        why: String,
-    },
-    /// The box has as many as it may have.
-    #[error("the limit of {0} contexts in one box is reached; delete one first")]
-    TooMany(usize),
-    /// As much code waits for its turn as may.
-    #[error("{QUEUE_MAX} pieces of code wait in this context already; wait for some, or use another context")]
-    QueueFull,
-    /// The context was restarted before the code's turn came.
-    #[error("the context was started anew before this code's turn came; it was not run")]
-    Superseded,
-    /// The folder that it is to be started in is not there.
-    #[error("folder '{0}' does not exist in the box")]
-    NoFolder(String),
-    /// Its interpreter cannot be started in this box as it is.
-    #[error("the context could not be started: {0}")]
-    Unfit(String),
-    /// The box has no room for another process.
-    #[error("the context could not be started: {0}")]
-    Exhausted(String),
-    /// The box did not do as asked.
-    #[error("the context could not be started: {0}")]
-    Broken(String),
-}
-
-impl ContextError {
-    fn of_over(id: &ContextId, over: &Over) -> Self {
-        match over {
-            Over::Leaving => Self::Box(BoxError::Leaving),
-            Over::Because(why) => Self::Over { id: id.clone(), why: why.clone() },
-        }
-    }
-
-    fn of_start(error: NotStarted, facts: &Facts) -> Self {
-        if error.is_about_folder() {
-            return Self::NoFolder(facts.folder.clone());
-        }
-        let text = error.to_string();
-        match error {
-            NotStarted::Box(error) => Self::Box(error),
-            NotStarted::Agent(AgentError::Engine(error)) if error.kind == ErrorKind::Exhausted => Self::Exhausted(text),
-            NotStarted::Agent(AgentError::Refused { kind, .. }) => match kind {
-                FailedKind::Exhausted => Self::Exhausted(text),
-                FailedKind::NotFound | FailedKind::NotAllowed | FailedKind::Invalid => Self::Unfit(text),
-                FailedKind::Other => Self::Broken(text),
-            },
-            NotStarted::Agent(_) => Self::Broken(text),
-            NotStarted::Ended(_) | NotStarted::Broken(_) | NotStarted::Slow => Self::Unfit(text),
-        }
     }
 }
 
