@@ -104,7 +104,7 @@ impl Follower<'_> {
                     }
                 }
                 // What the server refuses, it refuses again; what it did not hear, it may hear when it is back.
-                Err(failure) if !self.seen || self.client.is_reachable().await || Instant::now() >= given_up_at => {
+                Err(failure) if !self.seen || !failure.is_absence() || Instant::now() >= given_up_at => {
                     return Err(failure);
                 }
                 Err(failure) => failure.text().to_owned(),

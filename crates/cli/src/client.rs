@@ -8,9 +8,13 @@ use boxyard_proto::api::error::ErrorBody;
 use boxyard_proto::names::check_box_name;
 use boxyard_server::config::{Environment, Secret, Strings};
 use boxyard_server::keys::read_first_key;
-use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde::de::DeserializeOwned;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::data::{DataOptions, load};
 use crate::failure::Failure;
@@ -19,6 +23,8 @@ use crate::failure::Failure;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an ordinary call may take; what the official clients allow.
 const CALL_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a server may take to switch a connection to WebSocket.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// How often the network is asked whether a silent connection is alive.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes of an answer at most.
@@ -158,11 +164,6 @@ impl Client {
         url
     }
 
-    /// Whether something listens where the server is.
-    pub(crate) async fn is_reachable(&self) -> bool {
-        self.http.get(self.base.clone()).timeout(CONNECT_DEADLINE).send().await.is_ok()
-    }
-
     /// The server's host: a name or an address, IPv6 without brackets.
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
@@ -178,25 +179,63 @@ impl Client {
         read_json(self.send(request).await?).await
     }
 
+    /// Reads an answer that is not long.
+    pub(crate) async fn read_bytes(&self, answer: Response) -> Result<Vec<u8>, Failure> {
+        read(answer).await
+    }
+
     /// Sends a request and returns when the answer's headers are there and say that all is well.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let answer = request.send().await.map_err(|error| {
+        let answer = self.ask(request).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(answer).await) }
+    }
+
+    /// The same, whatever the headers say.
+    pub(crate) async fn ask(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        request.send().await.map_err(|error| {
             let base = &self.base;
-            Failure::failed(format!("cannot reach the server at {base}"), error.without_url())
-        })?;
+            Failure::failed(format!("cannot reach the server at {base}"), error.without_url()).of_absence()
+        })
+    }
+
+    /// What an answer says that does not say that all is well.
+    pub(crate) async fn refusal(&self, answer: Response) -> Failure {
         let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
         let text = match read(answer).await.map(|bytes| serde_json::from_slice::<ErrorBody>(&bytes)) {
             Ok(Ok(body)) => body.error,
             Ok(Err(_)) | Err(_) => format!("the server answered {status}"),
         };
-        Err(Failure::plain(text))
+        let failure = Failure::plain(text);
+        // A proxy says it for a server that is being started anew.
+        if matches!(status.as_u16(), 502..=504) { failure.of_absence() } else { failure }
+    }
+
+    /// Asks for a connection that speaks WebSocket from then on, through the same proxies and with the same trust as any other.
+    pub(crate) async fn websocket(&self, segments: &[&str]) -> Result<Upgraded, Failure> {
+        let key = generate_key();
+        let request = self.request(Method::GET, segments).header(CONNECTION, "Upgrade").header(UPGRADE, "websocket");
+        let request = request.header(SEC_WEBSOCKET_VERSION, "13").header(SEC_WEBSOCKET_KEY, &key);
+        let base = &self.base;
+        let broke_off = |error: reqwest::Error| Failure::failed("the handshake broke off", error.without_url());
+        let upgrading = async {
+            let answer = self.ask(request).await?;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // Somebody else may answer with what is no refusal at all.
+                return Err(self.refusal(answer).await);
+            }
+            let accept = answer.headers().get(SEC_WEBSOCKET_ACCEPT);
+            if accept.is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes()) {
+                return Err(Failure::plain("the server's answer makes no sense: it is no WebSocket handshake"));
+            }
+            answer.upgrade().await.map_err(broke_off)
+        };
+        let late = |_| Failure::plain(format!("the server at {base} does not answer"));
+        tokio::time::timeout(HANDSHAKE_DEADLINE, upgrading).await.map_err(late)?
     }
 }
 
-async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+/// Reads the JSON of an answer.
+pub(crate) async fn read_json<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
     let bytes = read(answer).await?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::failed("the server's answer makes no sense", error))
 }

@@ -1,6 +1,7 @@
 //! `boxyard create`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use boxyard_proto::SnapshotId;
@@ -12,6 +13,7 @@ use reqwest::Method;
 
 use crate::client::{Client, ClientOptions};
 use crate::failure::Failure;
+use crate::git::read_token;
 use crate::output::{note, print};
 use crate::poll::{not_made, until_made};
 
@@ -47,6 +49,15 @@ pub(crate) struct Create {
     /// How long an ephemeral box lives, at most 72h: 90s, 30m, 1h, 2d, or a number of seconds
     #[arg(long, value_name = "TIME", requires = "ephemeral", value_parser = seconds)]
     ttl: Option<u64>,
+    /// Name of who commits in the box
+    #[arg(long, value_name = "NAME")]
+    git_name: Option<String>,
+    /// Address of who commits in the box
+    #[arg(long, value_name = "ADDRESS")]
+    git_email: Option<String>,
+    /// File with a token for GitHub that the server is to keep for the box, - for standard input
+    #[arg(long, value_name = "FILE")]
+    github_token_file: Option<PathBuf>,
     /// Do not wait for a box whose image has to be built first
     #[arg(long)]
     no_wait: bool,
@@ -57,6 +68,7 @@ pub(crate) struct Create {
 impl Create {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let client = self.client.connect()?;
+        let github_token = self.github_token_file.as_deref().map(read_token).transpose()?;
         let labels = (!self.labels.is_empty()).then_some(self.labels);
         let env_vars = (!self.env.is_empty()).then(|| BTreeMap::from_iter(self.env));
         let request = match self.from {
@@ -71,6 +83,9 @@ impl Create {
                 init_command: self.init_command,
                 ephemeral: self.ephemeral.then_some(true),
                 ttl: self.ttl,
+                github_token,
+                git_user_name: self.git_name,
+                git_user_email: self.git_email,
             }),
             None => client.request(Method::POST, &[]).json(&CreateBox {
                 name: self.name,
@@ -82,6 +97,9 @@ impl Create {
                 init_command: self.init_command,
                 ephemeral: self.ephemeral.then_some(true),
                 ttl: self.ttl,
+                github_token,
+                git_user_name: self.git_name,
+                git_user_email: self.git_email,
             }),
         };
         let made: BoxData = client.call(request).await?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use boxyard_proto::api::exec::{ExecRequest, ExecStarted};
+use boxyard_server::boxes::WORKSPACE;
 use clap::Args;
 use reqwest::{Method, Response};
 use tokio::io::{AsyncWriteExt, Stdout};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::client::{Client, ClientOptions, box_argument};
 use crate::failure::{Failure, NOT_RUN};
 use crate::output::{note, print};
+use crate::session::{self, Escape, Order, escape_argument, stdin_is_terminal};
 use crate::signals::Signals;
 use crate::trailer::{Ending, Trailer};
 
@@ -36,6 +38,15 @@ pub(crate) struct Exec {
     /// Print the run's id at once and let the command go on; `attach` shows what it writes
     #[arg(long, short)]
     detach: bool,
+    /// Pass standard input on to the command, and SIGINT and SIGTERM too; the command ends with this program
+    #[arg(long, short, conflicts_with = "detach")]
+    interactive: bool,
+    /// Run the command on a terminal like this one, for which standard input must be one
+    #[arg(long, short, conflicts_with = "detach")]
+    tty: bool,
+    /// With -it: the key that begins an escape at the beginning of a line (`~.` leaves), or none
+    #[arg(long, short, value_name = "KEY", default_value = "~", value_parser = escape_argument)]
+    escape: Escape,
     /// The command, run without a shell
     #[arg(required = true, last = true, value_name = "ARGV")]
     argv: Vec<String>,
@@ -44,13 +55,30 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// The command's exit code; Ctrl-C cancels it. Standard output and standard error of the command come as one stream.
+    /// The command's exit code; Ctrl-C cancels it. Standard output and standard error of the command come as one stream, but for a live
+    /// session's.
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         self.stream().await.map_err(Failure::of_exec)
     }
 
     async fn stream(self) -> Result<ExitCode, Failure> {
+        if self.tty && !stdin_is_terminal() {
+            return Err(Failure::usage(
+                "-t needs a terminal, and standard input is none; -i alone goes with pipes and files",
+            ));
+        }
         let client = self.client.connect()?;
+        if self.interactive || self.tty {
+            let order = Order {
+                id: &self.id,
+                argv: self.argv,
+                folder: self.folder.unwrap_or_else(|| WORKSPACE.to_owned()),
+                input: self.interactive,
+                terminal: self.tty,
+                escape: self.escape,
+            };
+            return session::run(&client, order).await;
+        }
         if self.detach {
             let body = ExecRequest { command: Some(self.argv), folder: self.folder, detach: Some(true) };
             let request = client.request(Method::POST, &[&self.id, "exec"]).json(&body);

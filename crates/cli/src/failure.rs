@@ -21,17 +21,19 @@ pub(crate) const NOT_RUN: u8 = 125;
 pub(crate) struct Failure {
     code: u8,
     text: String,
+    /// Whether the server was not there to say so.
+    away: bool,
 }
 
 impl Failure {
     /// The program was called wrongly: `text` says how to call it.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self { code: USAGE, text: text.into() }
+        Self { code: USAGE, text: text.into(), away: false }
     }
 
     /// It could not be done; `text` is the whole story.
     pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Self { code: FAILED, text: text.into() }
+        Self { code: FAILED, text: text.into(), away: false }
     }
 
     /// `what` could not be done because of `error`.
@@ -48,7 +50,17 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self { code: FAILED, text }
+        Self { code: FAILED, text, away: false }
+    }
+
+    /// The same failure, because the server is not there: it may be back soon.
+    pub(crate) fn of_absence(self) -> Self {
+        Self { away: true, ..self }
+    }
+
+    /// Whether it is one because the server is not there.
+    pub(crate) fn is_absence(&self) -> bool {
+        self.away
     }
 
     /// The same failure, about one of several things.

@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::process::ExitCode;
 
-use boxyard_proto::api::logs::{LIMIT_MAX, LogEntry, LogLevel, LogSource, Logs as Page};
+use boxyard_proto::api::logs::{CURSOR_HEADER, FollowedEntry, LIMIT_MAX, LogEntry, LogLevel, LogSource, Logs as Page};
 use clap::Args;
-use reqwest::Method;
+use reqwest::{Method, Response};
+use tokio::io::Stdout;
 
 use crate::client::{Client, ClientOptions, box_argument};
 use crate::exec::{INTERRUPTED, NO_READER, write};
 use crate::failure::Failure;
 use crate::output::time;
+use crate::patience::Patience;
 use crate::signals::Signals;
 
 /// Bytes of one line of a followed log at most; the server's are far shorter.
@@ -71,22 +73,58 @@ impl Logs {
     }
 
     async fn follow(&self, client: &Client) -> Result<ExitCode, Failure> {
+        let mut out = tokio::io::stdout();
+        let mut patience = Patience::new();
+        let mut cursor = None;
+        loop {
+            let followed = match self.ask(client, cursor.as_deref()).await {
+                Ok(answer) => {
+                    let before = cursor.clone();
+                    let copied = self.copy(answer, &mut out, &mut cursor).await;
+                    patience.renew(cursor != before);
+                    copied
+                }
+                Err(failure) => Err(failure),
+            };
+            match followed {
+                // What the server refuses, it refuses again. Without a cursor nobody knows what is missing.
+                Err(failure) if failure.is_absence() && cursor.is_some() => patience.wait(failure).await?,
+                followed => return followed,
+            }
+        }
+    }
+
+    async fn ask(&self, client: &Client, cursor: Option<&str>) -> Result<Response, Failure> {
         let tail = self.tail.map(|tail| tail.to_string());
         let mut query = vec![("follow", "1")];
-        query.extend(tail.as_deref().map(|tail| ("tail", tail)));
-        let mut answer = client.send(client.request_with(Method::GET, &[&self.id, "logs"], &query)).await?;
-        let mut out = tokio::io::stdout();
+        match cursor {
+            Some(cursor) => query.push(("after", cursor)),
+            None => query.extend(tail.as_deref().map(|tail| ("tail", tail))),
+        }
+        client.send(client.request_with(Method::GET, &[&self.id, "logs"], &query)).await
+    }
+
+    /// Prints what comes, to the end of the log, and keeps `cursor` at what was printed last.
+    async fn copy(
+        &self,
+        mut answer: Response,
+        out: &mut Stdout,
+        cursor: &mut Option<String>,
+    ) -> Result<ExitCode, Failure> {
+        let begins = answer.headers().get(CURSOR_HEADER).and_then(|cursor| cursor.to_str().ok());
+        *cursor = cursor.take().or_else(|| begins.map(str::to_owned));
         let mut rest = Vec::new();
-        let broke_off = |error: reqwest::Error| Failure::failed("the log broke off", error.without_url());
+        let broke_off = |error: reqwest::Error| Failure::failed("the log broke off", error.without_url()).of_absence();
         while let Some(piece) = answer.chunk().await.map_err(broke_off)? {
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                let entry: LogEntry = serde_json::from_slice(&line)
+                let next: FollowedEntry = serde_json::from_slice(&line)
                     .map_err(|error| Failure::failed("the server's answer makes no sense", error))?;
-                if !write(&mut out, self.line(&entry).as_bytes()).await? {
+                if !write(out, self.line(&next.entry).as_bytes()).await? {
                     return Ok(ExitCode::from(NO_READER));
                 }
+                *cursor = next.cursor;
             }
             if rest.len() > LINE_MAX {
                 return Err(Failure::plain("the server's answer is too long"));

@@ -1,7 +1,8 @@
 //! The program `boxyard`: the server, its keys and images, and a first client.
 //!
-//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec` and `attach` answer with the command's own code, and 125 when it
-//! could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not connect.
+//! Exit codes: 0 all is well, 1 it failed, 64 it was called wrongly. `exec`, `attach` and `git exec` answer with the command's own code, and
+//! 125 when it could not be run at all. `ssh` answers as the ssh that it becomes, with 255 when it could not
+//! connect; so does `shell`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -13,23 +14,29 @@ mod askpass;
 mod attach;
 mod client;
 mod context;
+mod cp;
 mod create;
 mod data;
 mod delete;
 mod doctor;
 mod door;
+mod edit;
 mod env;
 mod exec;
 mod failure;
+mod git;
 mod host;
 mod image;
 mod key;
 mod list;
 mod logs;
 mod output;
+mod patience;
 mod pause;
 mod poll;
 mod serve;
+mod session;
+mod shell;
 mod signals;
 mod snapshot;
 mod ssh;
@@ -68,6 +75,15 @@ enum Command {
     List(list::List),
     /// Run a command in a box
     Exec(exec::Exec),
+    /// Open a shell in a box, or run a command by it
+    Shell(shell::Shell),
+    /// Copy files and folders into a box and out of it
+    Cp(cp::Cp),
+    /// Edit a file of a box with this host's editor
+    Edit(edit::Edit),
+    /// Clone, look, commit and push in a box; make pull requests and issues of it
+    #[command(subcommand)]
+    Git(git::Git),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
     /// Start interpreters whose variables live between calls, and run code in them
@@ -132,6 +148,10 @@ fn main() -> ExitCode {
         Command::Create(create) => client(create.run()),
         Command::List(list) => client(list.run()),
         Command::Exec(exec) => client(exec.run()),
+        Command::Shell(shell) => client(shell.run()),
+        Command::Cp(cp) => client(cp.run()),
+        Command::Edit(edit) => client(edit.run()),
+        Command::Git(git) => client(git.run()),
         Command::Attach(attach) => client(attach.run()),
         Command::Context(context) => client(context.run()),
         Command::Logs(logs) => client(logs.run()),

@@ -71,6 +71,7 @@ pub const POINTS: &[&str] = &[
     "noting a box's activity",
     "changing a box's labels",
     "changing a box's init command",
+    "changing a box's token for GitHub",
     "adding a snapshot",
     "noting that a snapshot is being saved",
     "noting that a snapshot is ready",

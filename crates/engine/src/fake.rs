@@ -10,6 +10,8 @@
 //!
 //! A job that was started with `spool` holds its output until it is taken, as in a real box.
 //!
+//! Files are a tree in memory beside the programs, which do not see it; it outlives a stop, and is in no snapshot.
+//!
 //! A frozen box takes connections and answers none until it goes on; its programs, unlike real ones, go on meanwhile. A stopped one has
 //! lost its jobs. What a box has of a disk is the folders in it, which snapshots keep.
 //!
@@ -35,12 +37,17 @@ use crate::{
 
 mod archive;
 mod context;
+mod files;
+mod git;
 mod job;
 mod programs;
 mod serve;
 mod sockets;
 mod spooled;
 
+pub use files::Lie;
+
+use files::Tree;
 use job::Job;
 
 /// Bytes that a connection holds in each direction.
@@ -111,6 +118,8 @@ struct FakeBox {
     spec: BoxSpec,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
     folders: Mutex<BTreeSet<String>>,
+    /// What the files part of `boxyard-init` sees of it.
+    tree: Arc<Tree>,
     ended: CancellationToken,
     /// Whether connections are answered.
     awake: watch::Sender<bool>,
@@ -241,7 +250,7 @@ impl FakeEngine {
     /// Makes a box that nobody has a record of.
     pub fn plant(&self, spec: BoxSpec) {
         let id = spec.id.clone();
-        let planted = self.new_box(spec, None);
+        let planted = self.new_box(spec, None, None);
         self.lock().boxes.insert(id, planted);
     }
 
@@ -278,6 +287,13 @@ impl FakeEngine {
         found.sockets.connect(at).await
     }
 
+    /// Lets the files part of `boxyard-init` in a box lie from now on, or no longer.
+    pub fn lie_about_files(&self, id: &BoxId, lie: Option<Lie>) {
+        if let Some(found) = self.lock().boxes.get(id) {
+            found.tree.set_lie(lie);
+        }
+    }
+
     /// Calls of this sort so far, for this box.
     pub fn calls(&self, call: Call, id: &BoxId) -> usize {
         self.lock().calls.iter().filter(|made| **made == (call, id.clone())).count()
@@ -287,12 +303,13 @@ impl FakeEngine {
         lock(&self.state)
     }
 
-    fn new_box(&self, spec: BoxSpec, folders: Option<BTreeSet<String>>) -> Arc<FakeBox> {
+    fn new_box(&self, spec: BoxSpec, folders: Option<BTreeSet<String>>, tree: Option<Arc<Tree>>) -> Arc<FakeBox> {
         let of_image = ["/", "/tmp", "/home/boxuser", "/workspace", "/workspace/home"];
         Arc::new(FakeBox {
             spec,
             jobs: Mutex::default(),
             folders: Mutex::new(folders.unwrap_or_else(|| of_image.into_iter().map(str::to_owned).collect())),
+            tree: tree.unwrap_or_default(),
             ended: CancellationToken::new(),
             awake: watch::Sender::new(true),
             gates: self.gates.clone(),
@@ -309,7 +326,7 @@ impl FakeEngine {
     fn restart(&self, found: &FakeBox) {
         let folders = lock(&found.folders).clone();
         let id = found.spec.id.clone();
-        let started = self.new_box(found.spec.clone(), Some(folders));
+        let started = self.new_box(found.spec.clone(), Some(folders), Some(Arc::clone(&found.tree)));
         let mut state = self.lock();
         state.paused.remove(&id);
         state.boxes.insert(id, started);
@@ -381,7 +398,7 @@ impl Engine for FakeEngine {
             }
             None => None,
         };
-        let made = self.new_box(spec.clone(), folders);
+        let made = self.new_box(spec.clone(), folders, None);
         self.lock().boxes.entry(spec.id.clone()).or_insert(made);
         Ok(())
     }
@@ -454,6 +471,10 @@ impl Engine for FakeEngine {
         let folders = lock(&found.folders).clone();
         self.lock().snapshots.entry(into.clone()).or_insert(folders);
         Ok(Saved { size_bytes: SNAPSHOT_BYTES })
+    }
+
+    async fn save_once(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+        self.save(id, into).await
     }
 
     async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {

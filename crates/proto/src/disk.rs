@@ -17,6 +17,9 @@ pub struct Disk {
     /// The subvolume that a new one starts as a copy of.
     #[serde(default)]
     pub from: Option<PathBuf>,
+    /// Whether it was another box's: what overlay has left in it is removed, as in a copy.
+    #[serde(default)]
+    pub taken: bool,
     /// Bytes that the subvolume may be charged for, metadata included (see [`Quotas`]). `None` where the file system has no quotas.
     #[serde(default)]
     pub limit: Option<u64>,
@@ -80,18 +83,27 @@ pub enum Order {
         /// A path for a snapshot that is gone again when this is answered.
         draft: PathBuf,
     },
-    /// Makes a read-only copy of a subvolume. It is on the disk when this is answered, with [`Answer::Sizes`] of what the subvolume, not
-    /// the copy, is charged for.
+    /// Makes a copy of a subvolume. It is on the disk when this is answered, with [`Answer::Sizes`] of what the subvolume, not the copy,
+    /// is charged for.
     Snapshot {
         /// The subvolume.
         subvolume: PathBuf,
         /// The copy, which must not exist.
         into: PathBuf,
+        /// Whether the copy is to be a box's disk, and so is not read-only.
+        #[serde(default)]
+        taken: bool,
     },
     /// Removes a subvolume; one that is not there is removed already. The kernel frees its space in the background.
     Destroy {
         /// The subvolume.
         subvolume: PathBuf,
+    },
+    /// Has the kernel free what subvolumes held that were removed before, and waits for it. Where one cannot wait (before Linux 6.13)
+    /// this is answered at once.
+    Freed {
+        /// A folder of the file system.
+        at: PathBuf,
     },
     /// How much the files of a subvolume hold, whoever shares it. Answered with [`Answer::Sizes`] of this one subvolume.
     Measure {

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::ids::BoxId;
 
+/// Image layers of a box at most: those of an image of a registry (127), and what recipes put over them.
+pub const LAYERS_MAX: usize = 160;
+
 /// Ids in a box's own user namespace: 0 to 65,535.
 pub const UIDS_PER_BOX: u32 = 65_536;
 

@@ -91,6 +91,8 @@ fn row(account: &AccountId, id: &BoxId) -> BoxRow {
         init_command: String::new(),
         init_due: false,
         expires_at: None,
+        git_user_name: None,
+        git_user_email: None,
     }
 }
 

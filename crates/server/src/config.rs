@@ -14,12 +14,15 @@ use boxyard_engine::local::StorageChoice;
 
 use crate::store::Synchronous;
 
+mod git;
 mod layers;
 mod sizes;
 #[cfg(test)]
 mod tests;
 mod value;
 
+pub(crate) use git::is_host;
+pub use git::{Git, GitHubHost};
 pub use layers::{ConfigError, Environment, FileSystem, Files, Flags, Strings};
 pub use sizes::Sizes;
 pub use value::{AddressRange, Factor, Secret, bytes, duration};
@@ -99,6 +102,8 @@ pub struct Config {
     pub idempotency_keep: Duration,
     /// What interpreters that go on in boxes may take.
     pub contexts: Contexts,
+    /// How git in boxes is helped.
+    pub git: Git,
     /// When an acknowledged write of the database is safe.
     pub synchronous: Synchronous,
     /// What the server says of itself on standard error.
@@ -168,6 +173,8 @@ pub struct Limits {
     pub output_budget: u64,
     /// Bytes of a request's body.
     pub body_cap: u64,
+    /// Bytes of files that one request uploads.
+    pub upload_cap: u64,
     /// How long a client may take to send a request's headers.
     pub header_timeout: Duration,
     /// Connections at once.
@@ -309,6 +316,7 @@ impl Config {
                 output_cap: layers.get("limits.output_cap")?.map_or(64 * MIB, |Bytes(bytes)| bytes),
                 output_budget: layers.get("limits.output_budget")?.map_or(1024 * MIB, |Bytes(bytes)| bytes),
                 body_cap: layers.get("limits.body_cap")?.map_or(32 * MIB, |Bytes(bytes)| bytes),
+                upload_cap: layers.get("limits.upload_cap")?.map_or(8 * GIB, |Bytes(bytes)| bytes),
                 header_timeout: layers.get("limits.header_timeout")?.map_or(Duration::from_secs(20), |Span(span)| span),
                 connections: layers.get("limits.connections")?.unwrap_or(4096),
                 shutdown_grace: layers.get("limits.shutdown_grace")?.map_or(Duration::from_secs(30), |Span(span)| span),
@@ -348,6 +356,7 @@ impl Config {
                 output_cap: layers.get("contexts.output_cap")?.map_or(8 * MIB, |Bytes(bytes)| bytes),
                 results_cap: layers.get("contexts.results_cap")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
             },
+            git: Git::read(layers)?,
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
             log: Log {
                 level: layers.get("log.level")?.unwrap_or_else(|| "info".into()),

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub snapshots: Gauge,
     /// Seconds from a request for a snapshot to its being ready.
     pub snapshot_seconds: Histogram,
+    /// Bytes that what is kept of commands' outputs takes, in files and in the database.
+    pub outputs: OutputBytes,
     /// Commands begun, by the door they came through.
     pub execs: Family<Door, Counter>,
     /// Commands that execute now.
@@ -81,6 +83,9 @@ pub struct Metrics {
     pub ssh_bytes: Family<Direction, Counter>,
     registry: Registry,
 }
+
+/// A number of bytes that is also reckoned with.
+pub type OutputBytes = Gauge<u64, AtomicU64>;
 
 /// Label of [`Metrics::boxes`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -185,6 +190,7 @@ impl Metrics {
             delete_seconds: histogram(),
             snapshots: Gauge::default(),
             snapshot_seconds: histogram(),
+            outputs: OutputBytes::default(),
             execs: Family::default(),
             execs_running: Gauge::default(),
             contexts: Gauge::default(),
@@ -224,6 +230,8 @@ impl Metrics {
         registry.register("delete_seconds", "How long removing a box takes", metrics.delete_seconds.clone());
         registry.register("snapshots", "Snapshots", metrics.snapshots.clone());
         registry.register("snapshot_seconds", "How long making a snapshot takes", metrics.snapshot_seconds.clone());
+        let help = "What is kept of the outputs of commands";
+        registry.register("outputs_bytes", help, metrics.outputs.clone());
         registry.register("execs", "Commands begun", metrics.execs.clone());
         registry.register("execs_running", "Commands that execute now", metrics.execs_running.clone());
         registry.register("contexts", "Interpreters that go on in boxes", metrics.contexts.clone());

@@ -145,7 +145,7 @@ impl Connection {
     ) -> Result<Answer> {
         self.send(method, path, body)?;
         let answer = self.head().with_context(|| format!("reading the answer to {method} {path}"))?;
-        match length(&answer) {
+        match length_of(&answer) {
             Length::Known(length) => self.copy(length, &mut part)?,
             Length::Chunked => self.chunks(&mut part)?,
             Length::UntilClose => self.copy(u64::MAX, &mut part)?,
@@ -165,6 +165,49 @@ impl Connection {
         }
         text.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
         self.stream.get_mut().write_all(text.as_bytes()).with_context(|| format!("sending {method} {path}"))
+    }
+
+    /// Sends a request whose body of `length` bytes `write` writes, and reads the whole answer. A body that the server does not take to its
+    /// end is no failure: the answer says why.
+    ///
+    /// # Errors
+    /// No whole answer came.
+    pub fn send_body(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        length: u64,
+        write: impl FnOnce(&mut TcpStream) -> std::io::Result<()>,
+    ) -> Result<Answer> {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: boxyard\r\nx-box-api-key: {}\r\ncontent-type: {content_type}\r\n\
+             content-length: {length}\r\n\r\n",
+            self.key
+        );
+        let stream = self.stream.get_mut();
+        let sent = stream.write_all(head.as_bytes()).and_then(|()| write(stream));
+        let mut whole = Vec::new();
+        let answer = self.head().and_then(|answer| {
+            let mut part = |part: &[u8]| {
+                ensure!(whole.len() + part.len() <= BODY_MAX, "a body of more than {BODY_MAX} bytes");
+                whole.extend_from_slice(part);
+                Ok(())
+            };
+            match length_of(&answer) {
+                Length::Known(length) => self.copy(length, &mut part)?,
+                Length::Chunked => self.chunks(&mut part)?,
+                Length::UntilClose => self.copy(u64::MAX, &mut part)?,
+            }
+            Ok(answer)
+        });
+        let mut answer = match (answer, sent) {
+            (Ok(answer), _) => answer,
+            (Err(_), Err(error)) => return Err(error).with_context(|| format!("sending {method} {path}")),
+            (Err(error), Ok(())) => return Err(error.context(format!("reading the answer to {method} {path}"))),
+        };
+        answer.body = whole;
+        Ok(answer)
     }
 
     fn line(&mut self) -> Result<String> {
@@ -221,7 +264,7 @@ impl Connection {
     }
 }
 
-fn length(answer: &Answer) -> Length {
+fn length_of(answer: &Answer) -> Length {
     if answer.status == 204 || answer.status == 304 {
         return Length::Known(0);
     }

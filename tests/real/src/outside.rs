@@ -36,6 +36,14 @@ impl Outside {
     /// # Errors
     /// The kernel or the lack of python3 or iproute2 does not allow it.
     pub fn new(name: &str, addresses: &[&str]) -> Result<Self> {
+        Self::running(name, addresses, &["python3", "-c", SERVER])
+    }
+
+    /// The same with another server, which listens on port 8080 of every address.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn running(name: &str, addresses: &[&str], program: &[&str]) -> Result<Self> {
         let mut outside = Self { name: name.to_owned(), server: None };
         outside.remove();
         let (host, inner) = (format!("{name}-h"), format!("{name}-o"));
@@ -53,7 +61,7 @@ impl Outside {
         let first = gateway.1.parse::<u8>()? - 1;
         ip(&["-n", name, "route", "add", "default", "via", &format!("{}.{first}", gateway.0)])?;
         let mut server = Command::new("ip");
-        server.args(["netns", "exec", name, "python3", "-c", SERVER]);
+        server.args(["netns", "exec", name]).args(program);
         outside.server =
             Some(server.stdin(Stdio::null()).spawn().context("starting a web server in a network namespace")?);
         for address in addresses {

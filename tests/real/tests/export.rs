@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use boxyard_real_tests::{Client, Server, Settings, until};
+use boxyard_real_tests::{Client, Server, until};
 use serde_json::json;
 
 /// What a restarted server, or one in the background, has to finish.
@@ -123,7 +123,9 @@ fn calls() -> (u32, u32) {
 
 #[test]
 fn an_exported_box_is_the_same_box_under_another_account_of_another_host() -> Result<()> {
-    let server = Server::with(Settings::from([("BOXYARD_STORAGE_KIND", "btrfs".to_owned())]))?;
+    // A pool of the usual size leaves a fifth of the disk for layers that come along, less what others take meanwhile.
+    let storage = [("BOXYARD_STORAGE_KIND", "btrfs"), ("BOXYARD_STORAGE_POOL_SIZE", "6GiB")];
+    let server = Server::with(storage.map(|(key, value)| (key, value.to_owned())).into())?;
     let (key, other) = (server.client().key.clone(), other_key(&server)?);
     let source = server.create_with(&json!({"env_vars": {"TOKEN": "hush-hush-hush"}, "size": "medium"}))?;
     let (set, get) = calls();

@@ -6,22 +6,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use boxyard_real_tests::Server;
+use boxyard_real_tests::{Forge, Server};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Runs a script of sessions; its own output says what failed.
-fn sessions(script: Command) -> Result<()> {
-    let said = run(script)?;
+fn sessions(mut script: Command, name: &str, addresses: [&str; 2]) -> Result<()> {
+    let forge = Forge::new(name, addresses)?;
+    // A repository for each of the SDKs.
+    for of in ["private-ts", "private-py"] {
+        forge.repository(of, &["one"])?;
+    }
+    script.env("BOXYARD_TEST_FORGE", forge.base_url()).env("BOXYARD_TEST_FORGE_TOKEN", Forge::TOKEN);
+    let said = run_on(&Server::with(forge.settings())?, script)?;
     ensure!(said.lines().last().is_some_and(|line| line.ends_with(" passed, 0 failed")), "no count at the end");
     Ok(())
 }
 
-/// Runs a script against a server of its own, and returns what it said. It must succeed and leave no box.
-fn run(mut script: Command) -> Result<String> {
-    let server = Server::start()?;
+/// Runs a script against a server, and returns what it said. It must succeed and leave no box.
+fn run_on(server: &Server, mut script: Command) -> Result<String> {
     script.env("UPSTASH_BOX_BASE_URL", server.client().base_url()).env("UPSTASH_BOX_API_KEY", &server.client().key);
     let output = script.output().with_context(|| format!("starting {:?}", script.get_program()))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -49,14 +54,14 @@ fn the_typescript_sdk_does_its_work() -> Result<()> {
     );
     let mut script = Command::new("node");
     script.arg("all.mjs").current_dir(folder);
-    sessions(script)
+    sessions(script, "bysdkt", ["198.51.100.150", "203.0.113.150"])
 }
 
 #[test]
 fn the_python_sdk_does_its_work() -> Result<()> {
     let mut script = Command::new(python("BOXYARD_TEST_PYTHON", "sdk/py")?);
     script.arg("-B").arg("all.py").current_dir(repository().join("tests/sdk/py"));
-    sessions(script)
+    sessions(script, "bysdkp", ["198.51.100.154", "203.0.113.154"])
 }
 
 #[test]
@@ -64,7 +69,7 @@ fn langchains_own_suite_for_sandboxes_passes_whole() -> Result<()> {
     let mut script = Command::new(python("BOXYARD_TEST_LANGCHAIN_PYTHON", "sdk/langchain")?);
     script.args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "-o", "asyncio_mode=auto"]);
     script.current_dir(repository().join("tests/sdk/langchain"));
-    let said = run(script)?;
+    let said = run_on(&Server::start()?, script)?;
     let count = said.lines().last().unwrap_or_default();
     ensure!(count.contains(" passed"), "no count at the end: {count}");
     // What the suite itself sets aside for other sandboxes than ours would be seen here.

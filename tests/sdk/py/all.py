@@ -9,6 +9,8 @@ import sessions.labels  # noqa: F401
 import sessions.execs  # noqa: F401
 import sessions.streams  # noqa: F401
 import sessions.live  # noqa: F401
+import sessions.files  # noqa: F401
+import sessions.git  # noqa: F401
 import sessions.runs  # noqa: F401
 import sessions.snapshots  # noqa: F401
 import sessions.errors  # noqa: F401

@@ -6,6 +6,8 @@ import "./sessions/labels.mjs";
 import "./sessions/exec.mjs";
 import "./sessions/code.mjs";
 import "./sessions/streams.mjs";
+import "./sessions/files.mjs";
+import "./sessions/git.mjs";
 import "./sessions/runs.mjs";
 import "./sessions/logs.mjs";
 import "./sessions/snapshots.mjs";

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Counts;
 use super::report::{Goal, Report, Samples};
-use super::{life, neighbours, ssh};
+use super::{files, life, neighbours, session, ssh};
 use crate::shell;
 
 type Measurement = fn(&Server, Counts, &mut Report) -> Result<()>;
@@ -22,7 +22,9 @@ pub const ALL: &[(&str, Measurement)] = &[
     ("sdk", sdk),
     ("exec", exec),
     ("parallel", parallel),
+    ("session", session::measure),
     ("stream", stream),
+    ("files", files::measure),
     ("memory", memory),
     ("life", life::life),
     (SSH, ssh::measure),

@@ -4,11 +4,13 @@
 //! run on what; peers are measured in the same run where they are installed.
 
 mod crowd;
+mod files;
 mod life;
 mod measure;
 mod neighbours;
 mod peers;
 mod report;
+mod session;
 mod ssh;
 mod sshd;
 
@@ -50,7 +52,9 @@ struct Counts {
     sdk: usize,
     execs: usize,
     boxes: usize,
+    sessions: usize,
     stream: u64,
+    huge: u64,
     peers: usize,
     logins: usize,
     keystrokes: usize,
@@ -67,7 +71,9 @@ const FULL: Counts = Counts {
     sdk: 50,
     execs: 500,
     boxes: 100,
+    sessions: 300,
     stream: 1 << 30,
+    huge: 5 << 30,
     peers: 30,
     logins: 30,
     keystrokes: 1000,
@@ -83,7 +89,9 @@ const QUICK: Counts = Counts {
     sdk: 5,
     execs: 50,
     boxes: 10,
+    sessions: 30,
     stream: 100 << 20,
+    huge: 200 << 20,
     peers: 3,
     logins: 5,
     keystrokes: 100,

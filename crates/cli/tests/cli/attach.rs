@@ -160,3 +160,57 @@ fn logs_are_printed_and_followed_and_do_not_steer_the_terminal() {
     let json = run(server.boxyard(&["logs", "my-box", "--json", "--tail", "1"])).1;
     assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["message"], "third");
 }
+
+#[test]
+fn a_followed_log_that_breaks_off_is_taken_up_behind_what_was_printed_last() {
+    let entry = |n: u64| {
+        let line = json!({"timestamp": 0, "level": "info", "source": "user", "message": format!("entry {n}"), "cursor": format!("{n}-{n}")});
+        format!("{line}\n")
+    };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answers = Arc::clone(&asked);
+    let logs = get(move |Query(query): Query<HashMap<String, String>>| async move {
+        let asked = (
+            answers.fetch_add(1, Ordering::SeqCst),
+            query.get("after").map(String::as_str),
+            query.get("tail").map(String::as_str),
+        );
+        let cursor = |cursor: &'static str| [("x-log-cursor", cursor)];
+        match asked {
+            // Before anything was printed, the head tells where to go on.
+            (0, None, Some("7")) => (cursor("4-4"), begun("", true)).into_response(),
+            (1, Some("4-4"), None) => {
+                let half = entry(5) + &entry(6)[..20];
+                let (mut write, read) = tokio::io::duplex(4096);
+                write.write_all(half.as_bytes()).await.expect("a reader");
+                drop(write);
+                (cursor("4-4"), Body::from_stream(tokio_util::io::ReaderStream::new(read.chain(Broken(false)))))
+                    .into_response()
+            }
+            // A proxy in between, while the server is started anew.
+            (2, Some("5-5"), None) => StatusCode::BAD_GATEWAY.into_response(),
+            (3, Some("5-5"), None) => (cursor("5-5"), entry(6) + &entry(7)).into_response(),
+            other => panic!("{other:?}"),
+        }
+    });
+    let server = Server::start(Router::new().route("/v2/box/{id}/logs", logs));
+    let (code, out, err) = run(server.boxyard(&["logs", "my-box", "-f", "--tail", "7"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let messages: Vec<&str> = out.lines().filter_map(|line| line.split("  ").last()).collect();
+    assert_eq!(messages, ["entry 5", "entry 6", "entry 7"]);
+    assert_eq!(asked.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn a_followed_log_is_given_up_when_the_server_refuses_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let answers = Arc::clone(&asked);
+    let logs = get(move || async move {
+        match answers.fetch_add(1, Ordering::SeqCst) {
+            0 => ([("x-log-cursor", "1-1")], begun("", true)).into_response(),
+            _ => (StatusCode::NOT_FOUND, Json(json!({"error": "Box not found"}))).into_response(),
+        }
+    });
+    let server = Server::start(Router::new().route("/v2/box/{id}/logs", logs));
+    assert_eq!(run(server.boxyard(&["logs", "my-box", "-f"])), (1, String::new(), "boxyard: Box not found\n".into()));
+}

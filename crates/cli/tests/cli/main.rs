@@ -2,15 +2,19 @@
 
 mod attach;
 mod boxes;
+mod cp;
 mod doctor;
 mod env;
 mod exec;
+mod git;
 mod image;
 mod keys;
+mod session;
 mod snapshot;
 mod ssh;
 mod ssh_access;
 mod usage;
+mod yard;
 
 use std::path::Path;
 use std::process::{Command, Output};

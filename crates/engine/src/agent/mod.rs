@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::{Duplex, Engine, EngineError};
 
+pub mod files;
 mod reader;
 mod socket;
 #[cfg(test)]
@@ -316,12 +317,16 @@ impl JobControl {
         self.send(&wire::json_frame(&ToInit::Signal { signal, scope })).await
     }
 
-    /// Changes the size of the job's terminal.
+    /// Changes the size of the job's terminal. Waits as [`input`](Self::input) does, behind which it comes: a size that was given up
+    /// would be wrong until the next one.
     ///
     /// # Errors
-    /// As [`signal`](Self::signal).
+    /// The connection is gone.
     pub async fn resize(&self, size: PtySize) -> Result<(), AgentError> {
-        self.send(&wire::json_frame(&ToInit::Resize { size })).await
+        let lost = |source| AgentError::Lost { doing: "sending a message", source: Some(source) };
+        let mut write = self.write.lock().await;
+        write.write_all(&wire::json_frame(&ToInit::Resize { size })).await.map_err(lost)?;
+        write.flush().await.map_err(lost)
     }
 
     /// Ends every process of the job: TERM, and KILL after `grace`.

@@ -94,6 +94,11 @@ impl Job {
         }
     }
 
+    /// Whether there is a connection to say anything to.
+    pub(super) fn is_followed(&self) -> bool {
+        lock(&self.connection).is_some()
+    }
+
     pub(super) async fn finish(&self, exit: Exit) {
         if let Some(spooled) = &self.spooled {
             spooled.finish(exit);

@@ -2,17 +2,21 @@
 
 use std::sync::{Arc, Weak};
 
-use boxyard_proto::wire::{Exit, Kind};
-use bytes::Bytes;
+use boxyard_proto::wire::{Builtin, Exit, Kind};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::context;
+use super::files::Work;
 use super::job::Job;
 use super::serve::killed_by;
 use super::{FakeBox, Gates, lock};
 
 /// Bytes that `yes` writes at once.
 const BLOCK: usize = 64 * 1024;
+
+/// How the script begins by which `boxyard shell` becomes a login shell.
+const BECOMES_SHELL: &str = "command -v bash";
 
 /// A program that runs.
 pub(super) struct Program {
@@ -25,7 +29,7 @@ pub(super) struct Program {
 }
 
 /// Runs a command line to its end, or until a signal ends it.
-pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
+pub(super) async fn run(mut program: Program, argv: Vec<String>, builtin: Option<Builtin>) -> Exit {
     let job = Arc::clone(&program.job);
     let (term, kill) = (job.term.clone(), job.kill.clone());
     let stubborn = argv.iter().any(|arg| arg.contains("stubborn"));
@@ -34,21 +38,36 @@ pub(super) async fn run(mut program: Program, argv: Vec<String>) -> Exit {
     let (cpu_ns, memory_peak) = if liar { (u64::MAX, u64::MAX) } else { (1_000_000, 1 << 20) };
     tokio::select! {
         biased;
-        code = program.command(&argv) => Exit { code, signal: None, cpu_ns, memory_peak },
+        code = program.start(&argv, builtin) => Exit { code, signal: None, cpu_ns, memory_peak },
         () = kill.cancelled() => killed_by(9),
         () = term.cancelled(), if !stubborn => killed_by(job.ended_by()),
     }
 }
 
 impl Program {
+    async fn start(&mut self, argv: &[String], builtin: Option<Builtin>) -> i32 {
+        let tree = match builtin {
+            Some(Builtin::Files) => self.home.upgrade().map(|home| Arc::clone(&home.tree)),
+            Some(Builtin::Sftp) | None => None,
+        };
+        let Some(tree) = tree else { return self.command(argv).await };
+        let (_, none) = mpsc::channel(1);
+        let stdin = std::mem::replace(&mut self.stdin, none);
+        Work { tree, job: Arc::clone(&self.job), stdin, come: BytesMut::new() }.run().await
+    }
+
     async fn command(&mut self, argv: &[String]) -> i32 {
         if argv.iter().any(|arg| arg == context::NAME) {
             return context::run(self).await;
         }
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
+            // The client's own way to a login shell, with a line for it or without one.
+            ["sh", "-c", becomes, line] if becomes.starts_with(BECOMES_SHELL) => self.script(line).await,
+            ["sh", "-c", becomes] if becomes.starts_with(BECOMES_SHELL) => self.shell().await,
             ["sh" | "bash" | "/bin/bash", "-c" | "-lc", script, ..] => self.script(script).await,
             ["/bin/bash", "-l"] => self.shell().await,
+            ["/bin/sh", "-c", _, "sh", _, path] => self.read_attachment(path).await,
             ["node" | "python3", ..] => {
                 let script = self.read_code().await;
                 self.script(&String::from_utf8_lossy(&script)).await
@@ -103,6 +122,7 @@ impl Program {
                 let bytes: Vec<u8> = hex.iter().filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
                 self.out(bytes).await
             }
+            ["git", rest @ ..] => self.git(rest).await,
             ["pwd", ..] => self.out(format!("{}\n", self.folder)).await,
             ["env", ..] => self.out(self.env.iter().map(|line| format!("{line}\n")).collect::<String>()).await,
             ["cat", ..] => {
@@ -114,6 +134,17 @@ impl Program {
             ["stty", "size"] => {
                 let size = *self.job.size.borrow();
                 self.out(format!("{} {}\r\n", size.rows, size.columns)).await
+            }
+            // At every change, for ever.
+            ["stty", "sizes"] => {
+                let mut sizes = self.job.size.subscribe();
+                loop {
+                    let size = *sizes.borrow_and_update();
+                    self.out(format!("{} {}\r\n", size.rows, size.columns)).await;
+                    if sizes.changed().await.is_err() {
+                        return 0;
+                    }
+                }
             }
             ["yes", count] => self.yes(count.parse().unwrap_or(0)).await,
             ["ls", path] if self.has_folder(path) => 0,
@@ -144,7 +175,7 @@ impl Program {
         self.home.upgrade().is_some_and(|home| lock(&home.folders).contains(path))
     }
 
-    async fn yes(&self, mut left: usize) -> i32 {
+    pub(super) async fn yes(&self, mut left: usize) -> i32 {
         let block = Bytes::from("y\n".repeat(BLOCK / 2));
         while left > 0 {
             let piece = left.min(BLOCK);

@@ -168,8 +168,11 @@ fn start(home: &Arc<FakeBox>, exec: Exec) -> Result<Opened, String> {
     // Ends with the program, and with the box at the latest: then there is nobody left to tell.
     tokio::spawn(async move {
         let run = async {
-            let exit = programs::run(program, exec.argv).await;
-            running.finish(exit).await;
+            let exit = programs::run(program, exec.argv, exec.builtin).await;
+            // The end of the box ends it as well.
+            if !ended.is_cancelled() {
+                running.finish(exit).await;
+            }
         };
         ended.run_until_cancelled(run).await
     });

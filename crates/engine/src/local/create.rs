@@ -14,6 +14,7 @@ use boxyard_proto::{BoxId, SnapshotId};
 use super::LocalEngine;
 use super::launcher::Waiting;
 use super::record::{Record, SnapshotRecord};
+use super::storage::Source;
 use crate::fail;
 use crate::images::Image;
 use crate::{BoxSpec, EngineError, ErrorKind, Limits};
@@ -73,12 +74,12 @@ impl LocalEngine {
             record.write(&dir).map_err(|error| EngineError::of_disk("writing the box's record", error))?;
             fail::point("create: recorded");
             let budget = record.budget(&dir).map_err(broken("reading what the box was given"))?;
-            let disk = storage.prepare(&spec.id, from.as_deref(), budget).await;
+            let disk = storage.prepare(&spec.id, from.as_ref(), budget).await;
             fail::point("create: disk prepared");
             disk.map_err(|error| EngineError::of_disk("making the box's disk", error))
         };
         let begun = Instant::now();
-        let (waiting, disk) = if from.as_deref().is_some_and(|from| storage.copies(from)) {
+        let (waiting, disk) = if from.as_ref().is_some_and(|from| storage.copies(&from.folder)) {
             // Launchers are few, and this takes a while.
             let disk = begin().await?;
             (self.host.launcher.start(&spec.id).await?, disk)
@@ -87,6 +88,9 @@ impl LocalEngine {
             let waiting = self.host.launcher.start(&spec.id).await?;
             (waiting, begin().await?)
         };
+        // What was taken over is on the disk, under another name: that it has this one now must not be lost alone.
+        let renamed = disk.as_ref().filter(|disk| disk.taken).and_then(|disk| disk.subvolume.parent());
+        let recorded = tokio::spawn(Record::settle(dir.clone(), renamed.map(Path::to_owned)));
         drop(kept);
         tracing::debug!(id = %spec.id, begun = ?begun.elapsed(), "launcher started");
         let folder = storage.disk(&spec.id);
@@ -101,7 +105,6 @@ impl LocalEngine {
             disk,
         };
         let env = environment(&record.image_env, &spec.env);
-        let recorded = tokio::spawn(Record::settle(dir.clone()));
         self.launch(waiting, plan, env).await?;
         match recorded.await.map_err(io::Error::other).flatten() {
             Ok(()) => self.host.settler.add(&spec.id, dir, folder.clone()),
@@ -133,11 +136,12 @@ impl LocalEngine {
         Ok(Record { spec: spec.clone(), slot, layers, image_env, storage, started_with })
     }
 
-    /// The folder of a saved disk.
-    fn saved_disk(&self, from: &SnapshotId) -> Result<PathBuf, EngineError> {
+    /// A saved disk.
+    fn saved_disk(&self, from: &SnapshotId) -> Result<Source, EngineError> {
         let saved = SnapshotRecord::read(&self.host.snapshot(from)).map_err(broken("reading the snapshot's record"))?;
         let saved = saved.ok_or_else(|| EngineError::new(ErrorKind::NotFound, "finding the snapshot"))?;
-        Ok(self.host.storages.of(saved.storage).map_err(broken("finding the snapshot's disk"))?.saved(from))
+        let storage = self.host.storages.of(saved.storage).map_err(broken("finding the snapshot's disk"))?;
+        Ok(Source { folder: storage.saved(from), take: saved.once })
     }
 
     /// The image `name`, built where it is missing.

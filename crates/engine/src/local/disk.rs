@@ -53,6 +53,11 @@ impl DiskTool {
         }
     }
 
+    /// Waits until nothing is being done to the subvolume, by orders whose callers do not wait any more either.
+    pub(super) async fn idle(&self, subvolume: &Path) {
+        drop(self.lock(subvolume).lock().await);
+    }
+
     fn lock(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = busy.get(path).and_then(Weak::upgrade) {
@@ -69,6 +74,7 @@ impl DiskTool {
 fn subject(order: &Order) -> &Path {
     match order {
         Order::Mount { at, .. } | Order::Grow { at, .. } | Order::Quotas { at, .. } => at,
+        Order::Freed { at } => at,
         Order::Make(disk) => &disk.subvolume,
         Order::Limit { subvolume, .. } => subvolume,
         Order::Flush { draft, .. } => draft,

@@ -293,7 +293,11 @@ impl Engine for LocalEngine {
     }
 
     async fn save(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
-        self.make_snapshot(id, into).await.map_err(|error| error.about(id))
+        self.make_snapshot(id, into, false).await.map_err(|error| error.about(id))
+    }
+
+    async fn save_once(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+        self.make_snapshot(id, into, true).await.map_err(|error| error.about(id))
     }
 
     async fn drop_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {

@@ -46,9 +46,12 @@ pub(super) struct SnapshotRecord {
     pub(super) storage: Kind,
     /// Bytes that it holds.
     pub(super) size_bytes: u64,
-    /// The box that was saved.
+    /// The box that was saved, if it may write anew what the snapshot holds of it.
     #[serde(default)]
     pub(super) source: Option<BoxId>,
+    /// One box is made from it, which takes the disk over.
+    #[serde(default)]
+    pub(super) once: bool,
 }
 
 impl SnapshotRecord {
@@ -149,16 +152,18 @@ impl Record {
         read(&dir.join(BOX))
     }
 
-    /// Waits until the record of the box whose folder is `dir` is on the disk, and the folder with all that it has by now.
+    /// Waits until the record of the box whose folder is `dir` is on the disk, the folder with all that it has by now, and what names
+    /// there are in the folder `renamed`, if one is given.
     ///
     /// # Errors
     /// The disk failed.
-    pub(super) async fn settle(dir: PathBuf) -> io::Result<()> {
+    pub(super) async fn settle(dir: PathBuf, renamed: Option<PathBuf>) -> io::Result<()> {
         let settle = move || {
             let sync = |path: &Path| fs::File::open(path)?.sync_all();
             sync(&dir.join(BOX))?;
             sync(&dir)?;
-            sync(dir.parent().unwrap_or(&dir))
+            sync(dir.parent().unwrap_or(&dir))?;
+            renamed.map_or(Ok(()), |renamed| sync(&renamed))
         };
         tokio::task::spawn_blocking(settle).await.map_err(io::Error::other)?
     }

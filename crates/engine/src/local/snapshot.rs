@@ -4,6 +4,7 @@
 //!   save: folder ─▶ flush ─▶ freeze ─▶ copy ─▶ thaw ─▶ record        (a snapshot without a record was broken off)
 //!   drop: record ─▶ copy ─▶ folder
 //! ```
+//! Flushing costs as much as copying, and is left out where there is nothing to speak of to write.
 //!
 //! A snapshot holds all that a box is made from but the image's layers, which it names. It depends on no box and no other snapshot.
 
@@ -25,11 +26,16 @@ use super::create::broken;
 use super::host::Host;
 use super::pause::Still;
 use super::record::{Record, SnapshotRecord};
+use super::storage::Budget;
 use crate::fail;
 use crate::{EngineError, ErrorKind, Saved};
 
-/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy.
-static TRANSFERS: Semaphore = Semaphore::const_new(2);
+/// Archives that are packed or unpacked at once. Each keeps a CPU and the disk busy, for hours if it is made for that. One more than an
+/// account may have under way: none keeps all others waiting.
+static TRANSFERS: Semaphore = Semaphore::const_new(3);
+
+/// Bytes in memory for the disk that copying may write as well as a flush before it: some milliseconds' worth of a slow disk.
+const LITTLE: u64 = 4 << 20;
 
 /// Keeps a snapshot that is being made from being taken for one that was broken off.
 #[derive(Debug)]
@@ -42,7 +48,8 @@ impl Drop for Making<'_> {
 }
 
 impl LocalEngine {
-    pub(super) async fn make_snapshot(&self, id: &BoxId, into: &SnapshotId) -> Result<Saved, EngineError> {
+    /// Saves the box's disk; with `once`, for one box that takes it over.
+    pub(super) async fn make_snapshot(&self, id: &BoxId, into: &SnapshotId, once: bool) -> Result<Saved, EngineError> {
         let record = self.recorded(id, "saving the box")?;
         let folder = self.host.snapshot(into);
         if let Some(complete) = SnapshotRecord::read(&folder).map_err(broken("reading the snapshot's record"))? {
@@ -62,12 +69,14 @@ impl LocalEngine {
         fail::point("save: begun");
 
         let begun = Instant::now();
-        storage.flush(id, into).await.map_err(saving("writing out the box's files"))?;
+        if self.host.cgroups.unwritten(id).map_err(broken("looking at the box's memory"))? > LITTLE {
+            storage.flush(id, into).await.map_err(saving("writing out the box's files"))?;
+        }
         fail::point("save: flushed");
         let flushed = begun.elapsed();
         let still = Still::begin(&self.host, id).await.map_err(broken("freezing the box"))?;
         fail::point("save: frozen");
-        let copied = storage.save(id, into).await;
+        let copied = storage.save(id, into, once).await;
         fail::point("save: copied");
         still.end().await.map_err(broken("letting the box go on"))?;
         let charged = copied.map_err(saving("copying the box's disk"))?;
@@ -75,15 +84,22 @@ impl LocalEngine {
         fail::point("save: thawed");
 
         // Before the snapshot is complete: one that nobody knows of is never taken off the box's limit again.
-        let (size_bytes, limited) = tokio::join!(storage.finish(into), self.limit_anew(id, &record, charged));
-        let size_bytes = size_bytes.map_err(saving("measuring the snapshot"))?;
-        limited.map_err(saving("letting the box write anew what the snapshot holds"))?;
+        let size_bytes = storage.finish(into).await.map_err(saving("measuring the snapshot"))?;
+        let limited = async {
+            let credit = record.budget(&self.host.instance.of(id))?.credit(charged, size_bytes);
+            self.limit_anew(id, &record, credit).await
+        };
+        if !once {
+            limited.await.map_err(saving("letting the box write anew what the snapshot holds"))?;
+        }
         let snapshot = SnapshotRecord {
             layers: record.layers.clone(),
             image_env: record.image_env.clone(),
             storage: record.storage,
             size_bytes,
-            source: Some(id.clone()),
+            // Soon gone, and then the box is limited as it was.
+            source: (!once).then(|| id.clone()),
+            once,
         };
         snapshot.write(&folder).map_err(saving("writing the snapshot's record"))?;
         fail::point("save: recorded");
@@ -101,7 +117,11 @@ impl LocalEngine {
             self.release_layers();
         }
         match record.and_then(|record| record.source) {
-            Some(source) => self.take_back(&source).await.map_err(removing),
+            Some(source) => match self.take_back(&source).await {
+                // The box is going as well.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                taken => taken.map_err(removing),
+            },
             None => Ok(()),
         }
     }
@@ -110,8 +130,14 @@ impl LocalEngine {
     async fn take_back(&self, source: &BoxId) -> io::Result<()> {
         let dir = self.host.instance.of(source);
         let Ok(Some(record)) = Record::read(&dir) else { return Ok(()) };
+        let budget = record.budget(&dir)?;
+        if budget.saved == 0 {
+            return Ok(());
+        }
+        // Until then the box is charged for what only the snapshot held, and might not be able to write.
+        self.host.storages.of(record.storage)?.freed(source, Budget { saved: 0, ..budget }).await?;
         // What is being saved at this moment counts as well, whose ever it is.
-        if record.budget(&dir)?.saved == 0 || !self.host.saving().is_empty() {
+        if !self.host.saving().is_empty() {
             return Ok(());
         }
         for other in self.host.known_snapshots()? {

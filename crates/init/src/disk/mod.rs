@@ -45,12 +45,13 @@ fn obey(order: Order) -> Result<Answer, Trouble> {
         Order::Make(disk) => make(&disk)?.finish()?,
         Order::Limit { subvolume, limit } => subvolume::limit(&subvolume, limit)?,
         Order::Flush { subvolume, draft } => subvolume::flush(&subvolume, &draft)?,
-        Order::Snapshot { subvolume, into } => {
-            let charged = subvolume::snapshot(&subvolume, &into)?;
+        Order::Snapshot { subvolume, into, taken } => {
+            let charged = subvolume::snapshot(&subvolume, &into, !taken)?;
             let bytes = charged.map(|bytes| (name(&subvolume), bytes)).into_iter().collect();
             return Ok(Answer::Sizes { bytes });
         }
         Order::Destroy { subvolume } => subvolume::destroy(&subvolume)?,
+        Order::Freed { at } => subvolume::freed(&at)?,
         Order::Measure { subvolume } => {
             let bytes = BTreeMap::from([(name(&subvolume), subvolume::measure(&subvolume)?)]);
             return Ok(Answer::Sizes { bytes });

@@ -27,7 +27,7 @@ const FLUSHED: Duration = Duration::from_millis(30);
 /// Levels below overlay's work folder that are cleaned: its `work` folder, and what a copy-up that was broken off left in there.
 const WORK_DEPTH: u32 = 4;
 
-/// Bytes of metadata that go with a file: its inode, its name twice, and some.
+/// Bytes of metadata that go with a file, at least: its inode, its name twice, and some.
 const METADATA_OF_FILE: u64 = 512;
 
 /// Bytes that a box needs on its disk to be started: some folders of overlay's and some small files.
@@ -81,7 +81,7 @@ pub fn make(disk: &Disk) -> Result<Made, Trouble> {
         }
         None => None,
     };
-    if from.is_some() {
+    if from.is_some() || disk.taken {
         // The work folder of another box; overlay wants its own. One that cannot be cleaned is left to overlay, which tries too.
         let _ = remove(subvolume.as_fd(), c"work", WORK_DEPTH);
     }
@@ -120,7 +120,7 @@ pub fn limit(subvolume: &Path, limit: u64) -> Result<(), Trouble> {
 pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
     for _ in 0..FLUSHES {
         let begun = Instant::now();
-        snapshot(subvolume, draft)?;
+        snapshot(subvolume, draft, true)?;
         destroy(draft)?;
         if begun.elapsed() < FLUSHED {
             break;
@@ -129,13 +129,13 @@ pub fn flush(subvolume: &Path, draft: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Makes a read-only copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they
-/// are counted.
-pub fn snapshot(subvolume: &Path, into: &Path) -> Result<Option<u64>, Trouble> {
+/// Makes a copy, which is on the disk when this returns. Returns the bytes that the subvolume itself is charged for, if they are
+/// counted.
+pub fn snapshot(subvolume: &Path, into: &Path, read_only: bool) -> Result<Option<u64>, Trouble> {
     let doing = || format!("making the snapshot {}", into.display());
     let source = open(subvolume).doing_with(doing)?;
     let (parent, name) = place(into)?;
-    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), true, None).doing_with(doing)?;
+    sys::disks::btrfs_make(parent.as_fd(), name, Some(source.as_fd()), read_only, None).doing_with(doing)?;
     let charged = sys::disks::btrfs_subvolume_id(source.as_fd());
     charged.and_then(|id| sys::disks::btrfs_charged(source.as_fd(), id)).doing("measuring the box's disk")
 }
@@ -146,6 +146,16 @@ pub fn destroy(subvolume: &Path) -> Result<(), Trouble> {
     match sys::disks::btrfs_destroy(parent.as_fd(), name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         destroyed => destroyed.doing_with(|| format!("removing the subvolume {}", subvolume.display())),
+    }
+}
+
+/// Waits until what removed subvolumes held is free.
+pub fn freed(at: &Path) -> Result<(), Trouble> {
+    let doing = || format!("waiting for {} to free what was removed", at.display());
+    let folder = open(at).doing_with(doing)?;
+    match sys::disks::btrfs_free_removed(folder.as_fd()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(()),
+        waited => waited.doing_with(doing),
     }
 }
 
@@ -187,13 +197,15 @@ pub fn sizes(folder: &Path, only: Option<&str>) -> Result<BTreeMap<String, u64>,
 pub fn measure(subvolume: &Path) -> Result<u64, Trouble> {
     let doing = || format!("measuring {}", subvolume.display());
     let folder = open(subvolume).doing_with(doing)?;
-    let (mut total, mut first) = (0_u64, Some(0));
-    while let Some(number) = first {
-        let (count, bytes, next) = sys::disks::btrfs_add_up(folder.as_fd(), number).doing_with(doing)?;
-        total = total.saturating_add(bytes).saturating_add(count.saturating_mul(METADATA_OF_FILE));
+    let (mut total, mut known, mut first) = (0_u64, 0_u64, Some((0, 0, 0)));
+    while let Some(place) = first {
+        let (sum, next) = sys::disks::btrfs_add_up(folder.as_fd(), place).doing_with(doing)?;
+        total = total.saturating_add(sum.bytes);
+        // A file may have attributes of many times its size, and as many names.
+        known = known.saturating_add(sum.known.max(sum.files.saturating_mul(METADATA_OF_FILE)));
         first = next;
     }
-    Ok(total)
+    Ok(total.saturating_add(known))
 }
 
 fn size(folder: &OwnedFd, name: &str) -> io::Result<Option<u64>> {

@@ -6,15 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use boxyard_proto::launch::Launch;
+use boxyard_proto::launch::{LAYERS_MAX, Launch};
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::sys;
 use crate::trouble::{Doing, Trouble};
-
-/// Layers at most: those of a registry's image (127), and what recipes put over them.
-const LAYERS_MAX: usize = 160;
 
 /// Detached mounts of everything that overlay is made of.
 #[derive(Debug)]

@@ -85,6 +85,24 @@ pub fn btrfs_destroy(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     btrfs(parent, const { btrfs_call(1, 15, 4096) }, &mut page)
 }
 
+/// Has the kernel free the subvolumes that have been removed by now, and waits until it has.
+///
+/// # Errors
+/// What the kernel says; `ENOTTY` where one cannot wait for it, before Linux 6.13.
+pub fn btrfs_free_removed(folder: BorrowedFd<'_>) -> io::Result<()> {
+    const QUEUED: u64 = 1;
+    let mut page = Box::new([0; 512]);
+    // Writes all out, without which it may not begin for half a minute.
+    btrfs(folder, const { btrfs_call(0, 8, 0) }, &mut page)?;
+    // `struct btrfs_ioctl_subvol_wait`: one subvolume, then how to wait and a count.
+    page[1] = QUEUED;
+    match btrfs(folder, const { btrfs_call(1, 65, 16) }, &mut page) {
+        // There is none.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        waited => waited,
+    }
+}
+
 /// Limits the subvolume with this id to `limit` bytes. `folder` is in another subvolume: the kernel charges the one that it is called on
 /// for what it is about to write, and refuses the call where that one holds more than it may already.
 ///
@@ -192,24 +210,41 @@ pub fn btrfs_forget_group(folder: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     btrfs(folder, const { btrfs_call(1, 42, 16) }, &mut page)
 }
 
-/// Goes on adding up what the files of `folder`'s subvolume hold, from the file with the number `first` on. Returns how many files it
-/// came by, their bytes, and the number to go on with, or `None` when that was all.
+/// Where a file system's list of items is gone on with: the number of a file, the type of an item of it, and that item's offset.
+pub type Place = (u64, u32, u64);
+
+/// What [`btrfs_add_up`] came by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Files, folders, links and so on.
+    pub files: u64,
+    /// Bytes of what is in them.
+    pub bytes: u64,
+    /// Bytes of what is known of them: inodes, names, attributes.
+    pub known: u64,
+}
+
+/// Goes on adding up what the files of `folder`'s subvolume hold, from `first` on. Returns what it came by, and where to go on, or `None`
+/// when that was all.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn btrfs_add_up(folder: BorrowedFd<'_>, first: u64) -> io::Result<(u64, u64, Option<u64>)> {
+pub fn btrfs_add_up(folder: BorrowedFd<'_>, first: Place) -> io::Result<(Sum, Option<Place>)> {
     const CALL: u64 = btrfs_call(3, 17, 112);
     const INODE: u32 = 1;
-    /// Bytes of the question, of an item's header, and before what we want of an item.
+    /// Where in a file its bytes lie: the last that there is of a file, and as much as it is fragmented.
+    const EXTENT: u32 = 108;
+    /// Bytes of the question, of an item's header here and on the disk, and before what we want of an item.
     const QUESTION: usize = 112;
     const HEADER: usize = 32;
+    const HEADER_ON_DISK: u64 = 25;
     const BEFORE_NBYTES: usize = 24;
     const ANSWER: usize = 256 * 1024;
     // `struct btrfs_ioctl_search_args_v2`: this subvolume's tree; the least and the largest number, offset and generation; two types,
     // which only count where the numbers are equal; how many; and, after four unused ones, the bytes of the answer.
-    let any_type = u64::from(u32::MAX) << 32;
+    let types = u64::from(first.1) | u64::from(u32::MAX) << 32;
     let question =
-        [0, first, u64::MAX, 0, u64::MAX, 0, u64::MAX, any_type, u64::from(u32::MAX), 0, 0, 0, 0, ANSWER as u64];
+        [0, first.0, u64::MAX, first.2, u64::MAX, 0, u64::MAX, types, u64::from(u32::MAX), 0, 0, 0, 0, ANSWER as u64];
     let mut text = vec![0_u8; QUESTION + ANSWER];
     for (word, bytes) in question.iter().zip(text.chunks_exact_mut(8)) {
         bytes.copy_from_slice(&word.to_ne_bytes());
@@ -218,18 +253,27 @@ pub fn btrfs_add_up(folder: BorrowedFd<'_>, first: u64) -> io::Result<(u64, u64,
     check(unsafe { libc::syscall(libc::SYS_ioctl, folder.as_raw_fd(), CALL, text.as_mut_ptr()) })?;
     let u64_at = |at: usize| text.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
     let u32_at = |at: usize| text.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
-    let (mut count, mut sum, mut last, mut at) = (0_u64, 0_u64, None, QUESTION);
+    let (mut sum, mut last, mut at) = (Sum::default(), None, QUESTION);
     for _ in 0..u32_at(64) {
         // Generation, number, offset; type and length. In an inode: generation twice, size, and the bytes on the disk.
-        last = Some(u64_at(at + 8));
-        if u32_at(at + 24) == INODE {
-            count += 1;
-            sum = sum.saturating_add(u64_at(at + HEADER + BEFORE_NBYTES));
+        let (kind, length) = (u32_at(at + 24), u32_at(at + 28));
+        last = Some((u64_at(at + 8), kind, u64_at(at + 16)));
+        if kind == INODE {
+            sum.files += 1;
+            sum.bytes = sum.bytes.saturating_add(u64_at(at + HEADER + BEFORE_NBYTES));
         }
-        at += HEADER + usize::try_from(u32_at(at + 28)).unwrap_or(ANSWER);
+        if kind < EXTENT {
+            sum.known = sum.known.saturating_add(u64::from(length) + HEADER_ON_DISK);
+        }
+        at += HEADER + usize::try_from(length).unwrap_or(ANSWER);
     }
-    // A file's inode comes first of all that there is of it, so the rest of the last file is of no interest.
-    Ok((count, sum, last.and_then(|last| last.max(first).checked_add(1))))
+    // Of a file whose names and attributes are known the rest is of no interest. An answer that leads back would never end.
+    let next = last.and_then(|(number, kind, offset)| match offset.checked_add(1) {
+        Some(offset) if kind < EXTENT => Some((number, kind, offset)),
+        _ if kind < EXTENT => Some((number, kind + 1, 0)),
+        _ => Some((number.checked_add(1)?, 0, 0)),
+    });
+    Ok((sum, next.filter(|next| *next > first)))
 }
 
 /// The id of the file system of `folder`.

@@ -61,6 +61,15 @@ pub struct CreateBox {
     /// Seconds that an ephemeral box lives, 1 to 259200; 259200 when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u64>,
+    /// The box's own token for GitHub. The server keeps it until the box is deleted, and no call shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub github_token: Option<String>,
+    /// The name of who commits in the box; `Upstash Box` when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_name: Option<String>,
+    /// The address of who commits in the box; `box@upstash.com` when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_email: Option<String>,
 }
 
 /// A box, as every box endpoint returns it.

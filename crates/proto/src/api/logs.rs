@@ -48,6 +48,20 @@ pub struct LogEntry {
     pub message: String,
 }
 
+/// One line of a log that is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedEntry {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: LogEntry,
+    /// Where it is in the log, to go on after it with [`LogPage::after`]. Means nothing else. A server that is too old says none.
+    #[serde(default)]
+    pub cursor: Option<String>,
+}
+
+/// The header of a followed log with the cursor from which it begins, before the first line.
+pub const CURSOR_HEADER: &str = "x-log-cursor";
+
 /// Answer of `GET /v2/box/{id}/logs`, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -69,6 +83,8 @@ pub struct LogPage {
     pub follow: Option<String>,
     /// With `follow`: how many entries of those that are there come first, at most 1000; 100 when missing.
     pub tail: Option<u32>,
+    /// With `follow`, instead of `tail`: the `cursor` of the line after which to go on.
+    pub after: Option<String>,
 }
 
 impl LogPage {

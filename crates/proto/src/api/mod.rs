@@ -8,6 +8,8 @@ pub mod boxes;
 pub mod contexts;
 pub mod error;
 pub mod exec;
+pub mod files;
+pub mod git;
 pub mod labels;
 pub mod logs;
 pub mod runs;

@@ -109,7 +109,7 @@ impl OutputQuery {
 }
 
 /// What a query says of something that is on or off.
-pub(crate) fn flag(text: Option<&str>) -> Option<bool> {
+pub fn flag(text: Option<&str>) -> Option<bool> {
     match text {
         None | Some("" | "0" | "false") => Some(false),
         Some("1" | "true") => Some(true),

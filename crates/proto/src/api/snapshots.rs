@@ -134,6 +134,15 @@ pub struct RestoreBox {
     /// How many seconds an ephemeral box lives, 1 to 259200, which is the default: three days.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u64>,
+    /// As for `POST /v2/box`. The source's is not inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub github_token: Option<String>,
+    /// As for `POST /v2/box`; what the source's files say when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_name: Option<String>,
+    /// As for `POST /v2/box`; what the source's files say when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git_user_email: Option<String>,
 }
 
 /// Query of `GET /v2/box/snapshots/{id}/export`.

@@ -104,10 +104,16 @@ fn judge(policy: &Policy, promised: &Promised, room: Room, account: &AccountId, 
     if disk.is_some_and(|most| promised.disk.saturating_add(share.disk) > most) {
         return Err(Full::Disk);
     }
+    judge_disk_left(policy, room)?;
+    judge_start(policy, promised, room, share)
+}
+
+/// Whether there is disk left for anybody.
+fn judge_disk_left(policy: &Policy, room: Room) -> Result<(), Full> {
     if room.disk_left.is_some_and(|left| left < policy.overcommit.disk_floor) {
         return Err(Full::DiskLeft);
     }
-    judge_start(policy, promised, room, share)
+    Ok(())
 }
 
 /// Whether a box may be started: a new one, or one that was stopped and has had no memory since.
@@ -159,6 +165,14 @@ impl Admission {
         let mut promised = self.lock();
         judge(&self.policy, &promised, room, account, share)?;
         Ok(self.give(&mut promised, account, share, false))
+    }
+
+    /// Whether boxes may be saved: with its disk saved, a box may write as much as its limit once more.
+    ///
+    /// # Errors
+    /// Hardly any disk is left.
+    pub(super) async fn admit_snapshot(&self) -> Result<(), Full> {
+        judge_disk_left(&self.policy, self.room().await)
     }
 
     /// A place for a box that is there already: with lower limits than before, boxes may be more than they allow, and are not turned out.

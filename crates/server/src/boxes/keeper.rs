@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::Place;
 use super::clock::{self, Clock};
+use super::git;
 use super::halt::Halt;
 use super::kept::{Failure, Kept, Message, Shared};
 use super::labels::LabelChange;
@@ -493,7 +494,11 @@ impl Keeper {
             let call = async {
                 let done = |()| Done::Plainly;
                 match deed {
-                    Deed::Create => engine.create(&shared.fixed.spec).await.map(done),
+                    Deed::Create => {
+                        engine.create(&shared.fixed.spec).await?;
+                        git::introduce(&yard, &shared).await;
+                        Ok(Done::Plainly)
+                    }
                     Deed::Remove => engine.remove(id).await.map(done),
                     Deed::Pause => {
                         // What is just being started there is started first.

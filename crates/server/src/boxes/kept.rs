@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::contexts::Contexts;
 use super::gate::{Entered, Gate, LEASES_MAX};
+use super::git::Identity;
 use super::halt::Halt;
 use super::keeper::request;
 use super::labels::LabelChange;
@@ -81,6 +82,8 @@ pub(super) struct Fixed {
     /// Orders boxes that were made in the same millisecond.
     pub(super) place: u64,
     pub(super) spec: BoxSpec,
+    /// Who commits in it, as git is told when it is made.
+    pub(super) identity: Identity,
     /// Whether it is never paused.
     pub(super) keep_alive: bool,
     /// When it is deleted, if it is ephemeral.
@@ -236,6 +239,7 @@ impl Kept {
             created_at: row.created_at,
             place,
             spec,
+            identity: Identity { name: row.git_user_name.clone(), email: row.git_user_email.clone() },
             keep_alive: row.keep_alive,
             expires_at: row.expires_at,
         };

@@ -4,34 +4,33 @@
 //! carried out. [`lifecycle`] decides, [`keeper`] acts, [`registry`] finds, [`runs`] executes, [`snapshots`] keeps disks, [`recovery`] picks up what an earlier
 //! server left. Nothing here knows of HTTP.
 
-use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use boxyard_engine::archive::ArchiveLimits;
-use boxyard_engine::{BoxSpec, Engine, EngineError, ErrorKind, Limits, fail};
+use boxyard_engine::{BoxSpec, Engine, Limits};
 use boxyard_proto::api::boxes::{BoxData, BoxStatus};
 use boxyard_proto::api::logs::LogEntry;
-use boxyard_proto::api::runs::RunStatus;
-use boxyard_proto::api::snapshots::SnapshotStatus;
-use boxyard_proto::names::{self, InvalidName, LABELS_MAX, Size};
-use boxyard_proto::{AccountId, BoxId, SnapshotId};
+use boxyard_proto::{AccountId, BoxId};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Sizes};
-use crate::metrics::{self, Metrics, Outcome};
-use crate::store::{BoxRow, Store, StoreError};
+use crate::config::{Config, Git, Sizes};
+use crate::metrics::{self, Metrics};
+use crate::store::{BoxRow, Store};
 
 mod account_env;
 mod admission;
 mod archives;
 mod clock;
 mod contexts;
+mod create;
+mod error;
+mod files;
 mod gate;
+mod git;
 mod halt;
 mod keeper;
 mod kept;
@@ -48,6 +47,7 @@ mod pressure;
 mod psi;
 mod recovery;
 mod registry;
+mod restore;
 mod runs;
 mod sessions;
 mod snapshots;
@@ -59,25 +59,33 @@ mod work;
 pub use admission::Full;
 pub use archives::Transfer;
 pub use contexts::{CodeReply, ContextCode, ContextError, ContextOrder, Finished, Part, Shown, Value as ShownValue};
+pub use create::NewBox;
+pub use error::BoxError;
+pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
+pub use git::{
+    Checkout, Cloning, Commit, Committed, GitError, GitWork, Identity, Looked, Proposal, Proposed, Push, Ran, Raw,
+    Refusal, Token,
+};
 pub use halt::Halt;
 pub use kept::{Kept, Lease};
 pub use life::{Life, check_init_command};
-pub use log_follow::LogStream;
+pub use log_follow::{LogCursor, LogFrom, LogStream};
+pub(crate) use order::folder_of;
 pub use order::{InvalidOrder, Language, Order, WORKSPACE};
 pub use output::Share;
 pub(crate) use outputs::same_run;
 pub use outputs::{Ended, Replayed, RunOutput};
 pub use pipe::Reader as PipeReader;
 pub use recovery::RecoveryError;
+pub use restore::{Restore, RestoreError};
 pub use runs::{Collected, Ending, Started};
 pub use sessions::{Program, Session, SessionError, SessionListener, SessionOrder, SessionSocket};
-pub use snapshots::{Restore, RestoreError};
 pub use spool::{Cut, Reader, Streams};
 
-use admission::{Admission, Place};
+use admission::Admission;
 use archives::Transfers;
 use contexts::ContextLimits;
-use keeper::{Before, Keeper};
+use keeper::Before;
 use labels::LabelChange;
 use lifecycle::{Phase, Wanted};
 use output::Budget;
@@ -87,12 +95,6 @@ use runs::LiveRuns;
 use snapshots::Uses;
 use spool::Spools;
 use usage::{Figures, USAGES};
-
-/// How many random ids are tried before the store is taken to be broken.
-const ID_ATTEMPTS: u32 = 20;
-
-/// How long making room for a new box may take.
-const PLACE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs of an earlier server that are being taken over at once.
 const TAKE_OVERS: usize = 64;
@@ -128,6 +130,8 @@ struct Yard {
     pause_after: Option<Duration>,
     /// See [`Config::pause_keep_memory_for`].
     keep_memory_for: Duration,
+    /// How git in boxes is helped.
+    git: Git,
     /// What commands may hold of their output.
     outputs: Budget,
     /// What contexts are bound by.
@@ -162,170 +166,6 @@ impl Yard {
     }
 }
 
-/// A box to make. Everything in it has been checked.
-#[derive(Debug, Clone, Default)]
-pub struct NewBox {
-    name: Option<String>,
-    labels: Vec<String>,
-    /// Of which [`Boxes::create`] knows whether there is such a one, as with the runtime.
-    size: String,
-    runtime: String,
-    env: BTreeMap<String, String>,
-    /// The snapshot that its disk starts as a copy of.
-    from: Option<SnapshotId>,
-    life: Life,
-}
-
-impl NewBox {
-    /// Checks what was asked for.
-    ///
-    /// # Errors
-    /// Says which rule is broken.
-    pub fn check(
-        name: Option<String>,
-        labels: Vec<String>,
-        size: Option<&str>,
-        runtime: Option<&str>,
-        env: BTreeMap<String, String>,
-    ) -> Result<Self, InvalidName> {
-        if let Some(name) = &name {
-            names::check_box_name(name)?;
-        }
-        names::check_env(&env)?;
-        Ok(Self {
-            name,
-            labels: names::check_labels(labels)?,
-            size: size.map_or_else(|| Size::default().to_string(), str::to_owned),
-            runtime: names::check_runtime(runtime.unwrap_or(names::DEFAULT_RUNTIME))?.to_owned(),
-            env,
-            from: None,
-            life: Life::default(),
-        })
-    }
-
-    /// The same, to live like this.
-    #[must_use]
-    pub fn living(self, life: Life) -> Self {
-        Self { life, ..self }
-    }
-}
-
-/// Why boxes did not do as asked. Texts are fit for users.
-#[derive(Debug, thiserror::Error)]
-pub enum BoxError {
-    /// There is no such box, it is another account's, or it is deleted: the same to whoever asks.
-    #[error("Box not found")]
-    NotFound,
-    /// The box could not be made, or was lost.
-    #[error("the box failed and can only be deleted: {text}")]
-    Failed {
-        /// What sort of failure.
-        kind: ErrorKind,
-        /// What went wrong.
-        text: String,
-    },
-    /// The engine could not do what was asked of it; the box is as it was.
-    #[error("the box could not be {doing}: {text}")]
-    Undone {
-        /// What was to be done to it, such as "paused".
-        doing: &'static str,
-        /// What sort of failure.
-        kind: ErrorKind,
-        /// What went wrong.
-        text: String,
-    },
-    /// The box is not to be paused.
-    #[error("a keep-alive box is never paused; delete it when it is not needed any more")]
-    KeptAlive,
-    /// Something else is being done with the box and was not done in time.
-    #[error("the box is busy; try again")]
-    Busy,
-    /// There is no image for the runtime.
-    #[error(transparent)]
-    Runtime(InvalidName),
-    /// There is no such size.
-    #[error(transparent)]
-    Size(InvalidName),
-    /// The account has a live box with this name.
-    #[error("a box named '{0}' exists already; choose another name or delete it first")]
-    NameTaken(String),
-    /// There is no place for another box.
-    #[error(transparent)]
-    Full(#[from] Full),
-    /// A variable breaks a rule, perhaps only together with those that are there.
-    #[error(transparent)]
-    Env(#[from] InvalidName),
-    /// The engine does not say what the box uses.
-    #[error("what the box uses could not be found out")]
-    Usage(#[source] EngineError),
-    /// As much works in the box as this server allows.
-    #[error("the limit of {0} commands at once in one box is reached; wait for some to end or cancel them")]
-    TooManyRuns(u64),
-    /// The box has the label already.
-    #[error("Label already added")]
-    LabelTaken,
-    /// The box has as many labels as it may have.
-    #[error("a box can have at most {LABELS_MAX} labels; remove one first")]
-    LabelsFull,
-    /// The box does not have the label.
-    #[error("Label not found")]
-    LabelMissing,
-    /// The box has no such run.
-    #[error("Run not found")]
-    RunNotFound,
-    /// What the run wrote was not recorded: it was begun by an older version.
-    #[error("the output of this run was not recorded: it was begun by an older version of the server")]
-    OutputUnknown,
-    /// Something else was asked for under the same idempotency key.
-    #[error("this Idempotency-Key was used for another request in this box; take a new key for a new request")]
-    ClaimDiffers,
-    /// A run that has ended cannot be cancelled.
-    #[error("the run has ended already, it is {}", run_word(*.0))]
-    RunEnded(RunStatus),
-    /// The account has no such snapshot.
-    #[error("Snapshot not found")]
-    SnapshotNotFound,
-    /// No box can be made from the snapshot, not yet or not ever.
-    #[error("the snapshot is {}, not ready", .0.as_str())]
-    SnapshotNotReady(SnapshotStatus),
-    /// The account has as many snapshots as this server allows.
-    #[error("the limit of {0} snapshots is reached; delete some first")]
-    TooManySnapshots(u32),
-    /// The box could not be saved.
-    #[error("the snapshot could not be made: {text}")]
-    NotSaved {
-        /// What sort of failure.
-        kind: ErrorKind,
-        /// What went wrong.
-        text: String,
-    },
-    /// As many archives go in and out as this server allows, of this account or in all.
-    #[error("too many archives of snapshots are under way; try again when one of them is through")]
-    TooManyTransfers,
-    /// A snapshot cannot be packed.
-    #[error("the snapshot could not be exported: {text}")]
-    NotPacked {
-        /// What sort of failure.
-        kind: ErrorKind,
-        /// What went wrong.
-        text: String,
-    },
-    /// No snapshot can be made from an archive.
-    #[error("the archive could not be imported: {text}")]
-    NotUnpacked {
-        /// What sort of failure.
-        kind: ErrorKind,
-        /// What went wrong.
-        text: String,
-    },
-    /// The server is shutting down.
-    #[error("the server is shutting down")]
-    Leaving,
-    /// The database failed.
-    #[error("the server's database failed")]
-    Store(#[from] StoreError),
-}
-
 impl Boxes {
     /// No boxes yet; [`recover`](Self::recover) brings those of an earlier server.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, store: Store, metrics: Arc<Metrics>) -> Self {
@@ -341,6 +181,7 @@ impl Boxes {
     ) -> Self {
         let (registry, admission) = (Arc::<Registry>::default(), Admission::new(config, Arc::clone(&engine)));
         let relief = Relief::new(Arc::clone(&registry), admission.clone(), host, config.pause_memory_floor);
+        let spools = Spools::new(config, metrics.outputs.clone());
         let yard = Yard {
             engine,
             store,
@@ -352,12 +193,13 @@ impl Boxes {
             sizes: config.sizes.clone(),
             pause_after: config.idle_pause_after,
             keep_memory_for: config.pause_keep_memory_for,
+            git: config.git.clone(),
             outputs: Budget::new(
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
             contexts: ContextLimits::new(config),
-            spools: Spools::new(config),
+            spools,
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),
             figures: Figures::default(),
@@ -370,69 +212,6 @@ impl Boxes {
             leaving: CancellationToken::new(),
         };
         Self { yard: Arc::new(yard) }
-    }
-
-    /// Makes a box and returns when its record is stored; see [`Kept::made`] for its being ready.
-    ///
-    /// # Errors
-    /// There is no such runtime or size, the name is taken, there is no place for another box, the account's environment and the box's are too much together, or the
-    /// store failed.
-    pub async fn create(&self, account: &AccountId, mut new: NewBox) -> Result<Kept, BoxError> {
-        // A box from a snapshot has the image that it was made over, whatever has become of the name.
-        if new.from.is_none() {
-            let known = self.yard.engine.check_image(&new.runtime);
-            known.map_err(|known| BoxError::Runtime(names::unknown_runtime(&known)))?;
-        }
-        let (size, limits) = self.size(&new)?;
-        new.env = self.with_account_env(account, new.env).await?;
-        let place = self.place(account, limits).await;
-        let place = place.inspect_err(|_| {
-            self.yard.metrics.creates.get_or_create(&Outcome::REFUSED).inc();
-        })?;
-        fail::point("create: admitted");
-        let (yard, account) = (Arc::clone(&self.yard), account.clone());
-        // Nothing is removed of a snapshot while a box is being made from it.
-        let using = new.from.as_ref().map(|from| self.yard.uses.begin(from));
-        // In a task: a client that leaves now must not leave a record without a keeper.
-        let made = self.yard.tasks.spawn(async move {
-            let mut row = new_row(account, new, size, yard.engine.name());
-            let mut attempts = 0;
-            loop {
-                match yard.store.insert_box(row.clone()).await {
-                    Ok(()) => break,
-                    Err(StoreError::NotFound) => return Err(BoxError::SnapshotNotFound),
-                    Err(StoreError::NameTaken) => return Err(BoxError::NameTaken(row.name.unwrap_or_default())),
-                    Err(StoreError::IdTaken) if attempts < ID_ATTEMPTS => {
-                        attempts += 1;
-                        row.id = BoxId::from_entropy(rand::random());
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let (kept, mailbox) = yard.adopt(&row, Phase::Creating, limits);
-            Keeper::start(&yard, Arc::clone(&kept.shared), mailbox, before(&row), place, None, None);
-            yard.hold_until_made(&kept, using);
-            Ok(kept)
-        });
-        made.await.unwrap_or(Err(BoxError::Leaving))
-    }
-
-    /// The size that is asked for, and what it stands for.
-    fn size(&self, new: &NewBox) -> Result<(Size, Limits), BoxError> {
-        self.yard.sizes.find(&new.size).map_err(BoxError::Size)
-    }
-
-    /// A place for a new box; paused boxes lose their processes where that makes room for it.
-    async fn place(&self, account: &AccountId, limits: Limits) -> Result<Place, Full> {
-        let placing = async {
-            loop {
-                match self.yard.admission.admit(account, limits).await {
-                    Err(full) if self.yard.relief.make_room(full, limits).await => {}
-                    other => return other,
-                }
-            }
-        };
-        timeout(PLACE_DEADLINE, placing).await.unwrap_or(Err(Full::MemoryLeft))
     }
 
     /// The account's live box with this id or name.
@@ -557,32 +336,6 @@ impl Yard {
     }
 }
 
-fn new_row(account: AccountId, new: NewBox, size: Size, engine: &str) -> BoxRow {
-    let now = now_ms();
-    BoxRow {
-        id: BoxId::from_entropy(rand::random()),
-        account,
-        name: new.name,
-        labels: new.labels,
-        size,
-        runtime: new.runtime,
-        env: new.env,
-        engine: engine.to_owned(),
-        phase: Phase::Creating.to_string(),
-        error: None,
-        total_cpu_ns: 0,
-        last_activity_at: now,
-        created_at: now,
-        updated_at: now,
-        deleted_at: None,
-        from_snapshot: new.from,
-        keep_alive: new.life.keep_alive,
-        init_due: !new.life.init_command.is_empty(),
-        init_command: new.life.init_command,
-        expires_at: new.life.ttl.map(|ttl| now.saturating_add(millis(ttl))),
-    }
-}
-
 /// What a keeper must know of a stored box.
 fn before(row: &BoxRow) -> Before {
     let now = now_ms();
@@ -596,15 +349,6 @@ fn before(row: &BoxRow) -> Before {
 
 fn carries(data: &BoxData, label: Option<&str>) -> bool {
     label.is_none_or(|label| data.labels.iter().any(|carried| carried == label))
-}
-
-fn run_word(status: RunStatus) -> &'static str {
-    match status {
-        RunStatus::Running => "running",
-        RunStatus::Completed => "completed",
-        RunStatus::Failed => "failed",
-        RunStatus::Cancelled => "cancelled",
-    }
 }
 
 /// An error with all its causes, for the server's own log.

@@ -190,7 +190,7 @@ pub(super) fn timeout_of(timeout_ms: Option<u64>) -> Result<Option<Duration>, In
 }
 
 /// The absolute folder that a request means.
-pub(super) fn folder_of(folder: Option<&str>) -> Result<String, InvalidOrder> {
+pub(crate) fn folder_of(folder: Option<&str>) -> Result<String, InvalidOrder> {
     let folder = match folder {
         None | Some("") => WORKSPACE.to_owned(),
         Some(absolute) if absolute.starts_with('/') => absolute.to_owned(),

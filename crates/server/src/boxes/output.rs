@@ -21,9 +21,9 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(units)), each }
     }
 
-    /// The same budget, and another cap for each.
-    pub(super) fn with_each(&self, each: usize) -> Self {
-        Self { units: Arc::clone(&self.units), each }
+    /// Room for one command's output, of which at most `most` bytes are of use.
+    pub(super) fn output_up_to(&self, most: usize) -> Output {
+        Self { each: self.each.min(most), ..self.clone() }.output()
     }
 
     /// Room for one command's output.

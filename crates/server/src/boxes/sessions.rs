@@ -227,7 +227,7 @@ impl Boxes {
 }
 
 /// Tells the keeper where an error says that the engine does not have the box.
-fn lost(kept: &Kept, error: AgentError) -> AgentError {
+pub(super) fn lost(kept: &Kept, error: AgentError) -> AgentError {
     if let AgentError::Engine(engine) = &error
         && engine.kind == ErrorKind::NotFound
     {

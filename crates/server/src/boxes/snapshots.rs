@@ -1,4 +1,4 @@
-//! Snapshots: saving boxes, and making boxes from what was saved.
+//! Snapshots: saving boxes, and what becomes of what was saved.
 //!
 //! ```text
 //!   row 'creating' ─▶ keeper: row 'saving' and the box's phase in one ─▶ Engine::save ─▶ row 'ready' ─▶ the box's phase
@@ -8,13 +8,12 @@
 //! again, whatever else was begun is given up as `error`, a deletion is finished, and what has no row is dropped. Several snapshots
 //! of one box wait for each other. A fork is a snapshot that nobody sees and that goes as soon as its box is made.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::{EngineError, ErrorKind};
 use boxyard_proto::api::snapshots::{SnapshotData, SnapshotStatus};
-use boxyard_proto::names::{self, InvalidName};
 use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,7 +22,7 @@ use super::keeper::{backoff, request};
 use super::kept::{Failure, Message};
 use super::lifecycle::{self, Phase, Refused, Wanted};
 use super::recovery::{OBSERVE_DEADLINE, RecoveryError};
-use super::{BoxError, Boxes, Kept, Life, NewBox, Yard, chain, now_ms};
+use super::{BoxError, Boxes, Kept, Yard, chain, now_ms};
 use crate::store::{Inherits, Purpose, SnapshotRow, SnapshotState, StoreError, Which};
 
 /// How long a snapshot waits for its turn: others of the box may go first.
@@ -38,6 +37,7 @@ const BROKEN_OFF: &str = "the server ended before it was saved";
 /// What a save is for, and who waits for its end. Dropping it tells them that it was given up.
 pub(super) struct Saving {
     into: SnapshotId,
+    purpose: Purpose,
     /// Takes whether the snapshot is wanted still.
     told: oneshot::Sender<Result<bool, Failure>>,
 }
@@ -52,9 +52,9 @@ impl<'a> From<&'a Saving> for &'a SnapshotId {
 type End = oneshot::Receiver<Result<bool, Failure>>;
 
 impl Saving {
-    fn new(into: SnapshotId) -> (Self, End) {
+    fn new(into: SnapshotId, purpose: Purpose) -> (Self, End) {
         let (told, end) = oneshot::channel();
-        (Self { into, told }, end)
+        (Self { into, purpose, told }, end)
     }
 }
 
@@ -94,48 +94,6 @@ impl Drop for Using {
     }
 }
 
-/// What is asked of a box that is made from a snapshot. Not checked yet.
-#[derive(Debug, Clone, Default)]
-pub struct Restore {
-    /// Its name.
-    pub name: Option<String>,
-    /// Its labels.
-    pub labels: Vec<String>,
-    /// Its size, if it is not to be the source's.
-    pub size: Option<String>,
-    /// Variables over those of the source.
-    pub env: BTreeMap<String, String>,
-    /// How it is to live. Nothing of that is inherited.
-    pub life: Life,
-}
-
-impl NewBox {
-    /// Checks what was asked of a box that is made over what another leaves it. The disk is for [`Boxes`] to choose.
-    ///
-    /// # Errors
-    /// Says which rule is broken.
-    fn inherit(asked: Restore, inherits: &Inherits) -> Result<Self, InvalidName> {
-        names::check_env(&asked.env)?;
-        let size = asked.size.as_deref().unwrap_or(inherits.size.as_str());
-        let mut env = inherits.env.clone();
-        env.extend(asked.env);
-        let new = Self::check(asked.name, asked.labels, Some(size), None, env)?;
-        // What the source was made of, whether it could still be asked for or not.
-        Ok(Self { runtime: inherits.runtime.clone(), life: asked.life, ..new })
-    }
-}
-
-/// Why a box cannot be made from another.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// What was asked for breaks a rule.
-    #[error(transparent)]
-    Invalid(#[from] InvalidName),
-    /// It could not be made.
-    #[error(transparent)]
-    Box(#[from] BoxError),
-}
-
 impl Boxes {
     /// Makes a snapshot of a box, whether it works, rests or is paused. Returns when it is ready, or after `wait` when it is not; then it
     /// goes on. Whether the caller stays or not makes no difference to it.
@@ -161,13 +119,14 @@ impl Boxes {
     }
 
     /// Stores the snapshot's row and has it saved. What comes of that is told, and in the row.
-    async fn begin_snapshot(
+    pub(super) async fn begin_snapshot(
         &self,
         kept: &Kept,
         name: Option<String>,
         purpose: Purpose,
     ) -> Result<(SnapshotRow, oneshot::Receiver<Result<(), BoxError>>), BoxError> {
         refused_for_good(kept)?;
+        self.yard.admission.admit_snapshot().await?;
         let fixed = &kept.shared.fixed;
         let of_box = || fixed.name.clone().unwrap_or_else(|| fixed.id.to_string());
         let row = SnapshotRow {
@@ -194,7 +153,7 @@ impl Boxes {
             let (tell, told) = oneshot::channel();
             let (task, into) = (Arc::clone(&yard), row.id.clone());
             yard.tasks.spawn(async move {
-                let made = task.make_snapshot(&kept, into).await;
+                let made = task.make_snapshot(&kept, into, purpose).await;
                 // Whoever asked may have left.
                 let _ = tell.send(made);
             });
@@ -262,39 +221,6 @@ impl Boxes {
         deleted.await.unwrap_or(Err(BoxError::Leaving))
     }
 
-    /// Makes a box from one of the account's snapshots; returns as [`create`](Self::create) does.
-    ///
-    /// # Errors
-    /// There is no such snapshot, it is not ready, or what is said of [`create`](Self::create).
-    pub async fn restore(&self, account: &AccountId, id: &str, asked: Restore) -> Result<Kept, RestoreError> {
-        let id = id.parse::<SnapshotId>().map_err(|_| BoxError::SnapshotNotFound)?;
-        let row = self.yard.ready_snapshot(account, &id).await?;
-        let new = NewBox::inherit(asked, &row.inherits)?;
-        Ok(self.create(account, NewBox { from: Some(id), ..new }).await?)
-    }
-
-    /// Makes a box that starts as a copy of another; returns as [`create`](Self::create) does.
-    ///
-    /// # Errors
-    /// What is said of [`snapshot`](Self::snapshot) and [`create`](Self::create).
-    pub async fn fork(&self, kept: &Kept, asked: Restore) -> Result<Kept, RestoreError> {
-        let new = NewBox::inherit(asked, &inherits(kept))?;
-        // Before anything is saved for it.
-        self.size(&new)?;
-        let (boxes, kept) = (self.clone(), kept.clone());
-        // In a task: a client that leaves must not leave the snapshot.
-        let forked = self.yard.tasks.spawn(async move {
-            let (row, end) = boxes.begin_snapshot(&kept, None, Purpose::Fork).await?;
-            let made = match end.await.unwrap_or(Err(BoxError::Leaving)) {
-                Ok(()) => boxes.create(kept.account(), NewBox { from: Some(row.id.clone()), ..new }).await,
-                Err(error) => Err(error),
-            };
-            boxes.delete_snapshots(kept.account(), Which::One(row.id)).await?;
-            made
-        });
-        Ok(forked.await.unwrap_or(Err(BoxError::Leaving))?)
-    }
-
     /// The id of a box that may be gone; a name is that of a live box.
     fn source(&self, account: &AccountId, id_or_name: &str) -> Result<BoxId, BoxError> {
         match id_or_name.parse() {
@@ -313,9 +239,9 @@ impl Yard {
     }
 
     /// Sees a snapshot whose row is stored to its end.
-    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId) -> Result<(), BoxError> {
+    async fn make_snapshot(self: &Arc<Self>, kept: &Kept, into: SnapshotId, purpose: Purpose) -> Result<(), BoxError> {
         let began = Instant::now();
-        let turn = timeout(TURN_DEADLINE, save(kept, &into));
+        let turn = timeout(TURN_DEADLINE, save(kept, &into, purpose));
         let begun = tokio::select! {
             // The next server finds a row that waits in vain.
             () = self.leaving.cancelled() => return Err(BoxError::Leaving),
@@ -363,10 +289,14 @@ impl Yard {
 
     /// The deed of a phase of saving. When it returns, the snapshot's row says what came of it.
     pub(super) async fn save(&self, id: &BoxId, saving: Option<Saving>) -> Result<(), EngineError> {
-        let Some(Saving { into, told }) = saving else {
+        let Some(Saving { into, purpose, told }) = saving else {
             return Err(EngineError::new(ErrorKind::Broken, "finding out what to save the box for").about(id));
         };
-        let saved = match self.engine.save(id, &into).await {
+        let saved = match purpose {
+            Purpose::Kept => self.engine.save(id, &into).await,
+            Purpose::Fork => self.engine.save_once(id, &into).await,
+        };
+        let saved = match saved {
             Ok(saved) => saved,
             Err(error) => {
                 let _ = told.send(Err(Failure { kind: error.kind, text: error.to_string().into() }));
@@ -450,7 +380,8 @@ impl Found {
     /// What to save a box for whose stored phase is one of saving. `None`: it is given up, and the box is where it came from.
     pub(super) fn saving(&mut self, yard: &Arc<Yard>, id: &BoxId) -> Option<Saving> {
         let into = self.saving.remove(id)?;
-        let (saving, end) = Saving::new(into.clone());
+        // Those of forks are given up.
+        let (saving, end) = Saving::new(into.clone(), Purpose::Kept);
         let task = Arc::clone(yard);
         yard.tasks.spawn(async move {
             // Its failure is in its row.
@@ -517,13 +448,13 @@ impl Yard {
 }
 
 /// Asks the box's keeper to save it until it takes that on.
-async fn save(kept: &Kept, into: &SnapshotId) -> Result<End, BoxError> {
+async fn save(kept: &Kept, into: &SnapshotId, purpose: Purpose) -> Result<End, BoxError> {
     let mut states = kept.shared.state.subscribe();
     loop {
         states.borrow_and_update();
         refused_for_good(kept)?;
         if lifecycle::ask(kept.phase(), Wanted::Save).is_ok() {
-            let (saving, end) = Saving::new(into.clone());
+            let (saving, end) = Saving::new(into.clone(), purpose);
             match request(kept, |reply| Message::Save(saving, reply)).await {
                 Ok(()) => return Ok(end),
                 // Something else came first.
@@ -543,7 +474,7 @@ fn refused_for_good(kept: &Kept) -> Result<(), BoxError> {
     }
 }
 
-fn inherits(kept: &Kept) -> Inherits {
+pub(super) fn inherits(kept: &Kept) -> Inherits {
     let fixed = &kept.shared.fixed;
     Inherits { runtime: fixed.runtime.clone(), size: fixed.size, env: fixed.spec.env.clone() }
 }

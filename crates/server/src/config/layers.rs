@@ -258,9 +258,17 @@ pub(super) fn variable(key: &str) -> String {
 
 fn understand<T: Setting>(text: &str, place: &Place) -> Result<T, ConfigError> {
     T::read(text.trim()).ok_or_else(|| {
-        let shown: String = text.chars().take(80).collect();
+        let shown: String = without_login(text).chars().take(80).collect();
         ConfigError(format!("{place} is '{shown}' and must be {}", T::EXPECTED))
     })
+}
+
+/// An address without the name and the password that somebody has written into it.
+fn without_login(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+        Some((scheme, rest)) => format!("{scheme}://…@{rest}").into(),
+        None => text.into(),
+    }
 }
 
 fn read_file(files: &dyn Files, path: &Path) -> Result<Option<String>, ConfigError> {

@@ -212,7 +212,7 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
     );
     assert!(file("[colours]\nfront = 'red'").starts_with(
         "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.deleted_keep, boxes.max, boxes.max_per_account, \
-         contexts.idle, contexts.output_cap, contexts.per_box, contexts.results_cap, data_dir, http,"
+         contexts.idle, contexts.output_cap, contexts.per_box, contexts.results_cap, data_dir, git.github_hosts, git.timeout, http,"
     ));
     assert_eq!(
         file("http = 7070"),
@@ -225,6 +225,8 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
             file(&format!("[images]\nregistry_mirrors = ['{mirror}']")).contains("must be a registry and the address")
         );
     }
+    let with_password = file("[images]\nregistry_mirrors = ['docker.io=https://u:p4ss@mirror.example']");
+    assert!(with_password.contains("…@mirror.example") && !with_password.contains("p4ss"), "{with_password}");
     assert!(file("[limits]\nbody_cap = -1").contains("limits.body_cap is '-1' and must be a size"));
     let refusal = Host::default().env("BOXYARD_BOXES_MAX", "many").refusal();
     assert_eq!(refusal, "BOXYARD_BOXES_MAX is 'many' and must be a whole number above 0");

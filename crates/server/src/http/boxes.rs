@@ -16,7 +16,7 @@ use super::Http;
 use super::auth::Caller;
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonObject, Path, Query, typed};
-use crate::boxes::{BoxError, Kept, Life, NewBox};
+use crate::boxes::{BoxError, Identity, Kept, Life, NewBox, Token};
 
 /// How long the answer to a creation waits for the box to be ready; then it says `creating`, and clients ask again.
 const CREATE_WAIT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const DELETE_MAX: usize = 1000;
 
 /// Fields of the real service that this server does not know yet. Asking for one is refused, because a box without it would not be
 /// what was asked for.
-const NOT_YET: [&str; 17] = [
+const NOT_YET: [&str; 14] = [
     "agent",
     "agent_api_key",
     "attach_headers",
@@ -35,9 +35,6 @@ const NOT_YET: [&str; 17] = [
     "clone_repo",
     "clone_token",
     "custom_runner",
-    "git_user_email",
-    "git_user_name",
-    "github_token",
     "mcp_servers",
     "model",
     "network_policy",
@@ -66,6 +63,8 @@ pub(super) async fn create(
         request.ttl,
     )?;
     let wait = creation_wait(&life);
+    let identity = Identity::check(request.git_user_name, request.git_user_email)?;
+    let token = Token::check(request.github_token)?;
     let new = NewBox::check(
         request.name,
         request.labels.unwrap_or_default(),
@@ -73,7 +72,7 @@ pub(super) async fn create(
         request.runtime.as_deref(),
         request.env_vars.unwrap_or_default(),
     )?;
-    let kept = http.boxes.create(&account, new.living(life)).await?;
+    let kept = http.boxes.create(&account, new.living(life).with_git(identity, token)).await?;
     when_made(&http, &account, kept, wait).await
 }
 

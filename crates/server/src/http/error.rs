@@ -18,6 +18,9 @@ use crate::ssh_keys::SshKeyError;
 use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
 
+pub(super) mod files;
+pub(super) mod git;
+
 /// A refusal, as the client gets it.
 #[derive(Debug)]
 pub struct ApiError {
@@ -73,7 +76,7 @@ impl ApiError {
     }
 
     /// The body is longer than this server takes.
-    pub fn body_too_long(cap: usize) -> Self {
+    pub fn body_too_long(cap: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request's body is over the limit of {cap} bytes"))
     }
 

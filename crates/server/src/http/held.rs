@@ -49,6 +49,13 @@ impl Held {
     pub(super) fn of_parts(parts: impl Into<VecDeque<Part>>, share: Share) -> Self {
         Self { parts: parts.into(), _share: share }
     }
+
+    /// An object with this text under the name `name`, and behind it `rest`, the inside of an object that is not empty, or nothing.
+    pub(super) fn text(name: &str, text: Vec<u8>, rest: &str, share: Share) -> Self {
+        let end = if rest.is_empty() { "\"}".to_owned() } else { format!("\",{rest}}}") };
+        let parts = [Part::Json(format!("{{\"{name}\":\"")), Part::Text(text.into()), Part::Json(end)];
+        Self { parts: parts.into(), _share: share }
+    }
 }
 
 impl http_body::Body for Held {

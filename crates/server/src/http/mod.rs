@@ -23,6 +23,8 @@ mod code;
 mod contexts;
 mod error;
 mod exec;
+mod files;
+mod git;
 mod health;
 mod held;
 mod idempotency;
@@ -45,6 +47,8 @@ mod usage;
 mod websocket;
 
 pub use accept::Door;
+#[cfg(feature = "fuzzing")]
+pub use files::exercise;
 pub use openapi::openapi;
 
 use auth::KeyCache;
@@ -57,6 +61,7 @@ struct Http {
     keys: KeyCache,
     metrics: Arc<Metrics>,
     body_cap: usize,
+    upload_cap: u64,
     openapi: Bytes,
     /// The SSH door, if there is one.
     ssh: Option<Identity>,
@@ -70,6 +75,7 @@ pub fn router(config: &Config, boxes: Boxes, store: Store, metrics: Arc<Metrics>
         keys: KeyCache::default(),
         metrics,
         body_cap: usize::try_from(config.limits.body_cap).unwrap_or(usize::MAX),
+        upload_cap: config.limits.upload_cap,
         openapi: openapi().into(),
         ssh,
     });

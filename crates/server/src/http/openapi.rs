@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, contexts, exec, health, labels, logs, output, pause, runs, session,
-    snapshots, ssh, startup, usage,
+    Http, account_env, archives, boxes, code, contexts, exec, files, git, health, labels, logs, output, pause, runs,
+    session, snapshots, ssh, startup, usage,
 };
 
 #[derive(OpenApi)]
@@ -62,6 +62,30 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(contexts::interrupt))
         .routes(routes!(contexts::code))
         .routes(routes!(contexts::code_stream))
+        .routes(routes!(files::read::read))
+        .routes(routes!(files::write::write))
+        .routes(routes!(files::list::list))
+        .routes(routes!(files::change::stat))
+        .routes(routes!(files::change::mkdir))
+        .routes(routes!(files::change::rename))
+        .routes(routes!(files::change::remove))
+        .routes(routes!(files::change::chmod))
+        .routes(routes!(files::upload::upload, files::write::put))
+        .routes(routes!(files::write::unpack))
+        .routes(routes!(files::download::download))
+        .routes(routes!(files::search::search))
+        .routes(routes!(files::watch::watch))
+        .routes(routes!(git::clone::clone))
+        .routes(routes!(git::look::status))
+        .routes(routes!(git::look::diff))
+        .routes(routes!(git::change::commit))
+        .routes(routes!(git::change::push))
+        .routes(routes!(git::change::checkout))
+        .routes(routes!(git::exec::exec))
+        .routes(routes!(git::propose::create_pr))
+        .routes(routes!(git::propose::create_issue))
+        .routes(routes!(git::config::config))
+        .routes(routes!(git::config::git_config))
         .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))

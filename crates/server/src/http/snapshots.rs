@@ -17,7 +17,7 @@ use super::auth::Caller;
 use super::boxes::{creation_wait, refuse_what_is_not_there, when_made};
 use super::error::{ApiError, Refusals};
 use super::json::{Json, JsonBody, JsonObject, Path, Query, typed};
-use crate::boxes::{Life, Restore};
+use crate::boxes::{Identity, Life, Restore, Token};
 use crate::store::Which;
 
 /// How long the answer waits for a snapshot to be ready; then it says `creating`, and clients ask again.
@@ -182,5 +182,7 @@ fn asked(fields: Map<String, Value>) -> Result<Restore, ApiError> {
             request.ephemeral.unwrap_or(false),
             request.ttl,
         )?,
+        identity: Identity::check(request.git_user_name, request.git_user_email)?,
+        token: Token::check(request.github_token)?,
     })
 }

@@ -55,6 +55,11 @@ fn key_of<'a>(method: &Method, headers: &'a HeaderMap) -> Result<&'a HeaderValue
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
         return Err(ApiError::upgrade_required("send Sec-WebSocket-Version: 13"));
     }
+    // Whoever is in between would take for a body what we take for frames.
+    let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if has_body || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(ApiError::bad_request("a WebSocket handshake has no body"));
+    }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
     key.ok_or_else(|| ApiError::bad_request("Sec-WebSocket-Key is missing or malformed"))
 }
@@ -120,6 +125,13 @@ mod tests {
         ];
         assert!(key_of(&Method::GET, &headers(&whole)).is_ok());
         assert!(key_of(&Method::POST, &headers(&whole)).is_err());
+        for (more, fine) in
+            [("content-length: 0", true), ("content-length: 1", false), ("transfer-encoding: chunked", false)]
+        {
+            let (name, value) = more.split_once(": ").expect("a header");
+            let with = [&whole[..], &[(name, value)]].concat();
+            assert_eq!(key_of(&Method::GET, &headers(&with)).is_ok(), fine, "{more}");
+        }
         for missing in 0..whole.len() {
             let part: Vec<_> =
                 whole.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, &pair)| pair).collect();

@@ -6,10 +6,12 @@ use boxyard_proto::names::Size;
 use boxyard_proto::{AccountId, BoxId, SnapshotId};
 use rusqlite::Row;
 
+use super::git;
 use super::snapshots::is_ready;
 use super::sql::Sql;
 use super::sqlite::{Db, broken_unique, parsed, unreadable, word};
 use super::{Failure, Store, StoreError, changed};
+use crate::config::Secret;
 
 /// Boxes that one listing returns at most, the newest ones.
 pub const LIST_MAX: i64 = 10_000;
@@ -21,14 +23,16 @@ const DELETED: &str = "deleted";
 
 const INSERT: Sql = Sql::new(
     "insert into boxes (id, account, name, size, runtime, env, engine, phase, error, total_cpu_ns, last_activity_at,
-        created_at, updated_at, deleted_at, seq, from_snapshot, keep_alive, init_command, init_due, expires_at)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+        created_at, updated_at, deleted_at, seq, from_snapshot, keep_alive, init_command, init_due, expires_at,
+        git_user_name, git_user_email)
+     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
 );
 const TAKE_NAME: Sql = Sql::new("insert into box_names (account, name, box_id) values ($1, $2, $3)");
 const FREE_NAME: Sql = Sql::new("delete from box_names where box_id = $1");
 pub(super) const SET_PHASE: Sql = Sql::new("update boxes set phase = $1, error = $2, updated_at = $3 where id = $4");
 const SET_DELETED: Sql = Sql::new(
-    "update boxes set deleted_at = $1, env = '{}', init_command = '', init_due = false
+    "update boxes set deleted_at = $1, env = '{}', init_command = '', init_due = false, git_user_name = null,
+        git_user_email = null
      where id = $2 and deleted_at is null",
 );
 const SET_INIT: Sql = Sql::new("update boxes set init_command = $1, init_due = $2, updated_at = $3 where id = $4");
@@ -49,7 +53,7 @@ macro_rules! select_boxes {
         Sql::new(concat!(
             "select b.id, b.account, b.name, b.size, b.runtime, b.env, b.engine, b.phase, b.error, b.total_cpu_ns,
                 b.last_activity_at, b.created_at, b.updated_at, b.deleted_at, b.from_snapshot, b.keep_alive, b.init_command,
-                b.init_due, b.expires_at
+                b.init_due, b.expires_at, b.git_user_name, b.git_user_email
                 from boxes b ",
             $rest
         ))
@@ -115,6 +119,10 @@ pub struct BoxRow {
     pub init_due: bool,
     /// When it is deleted by itself, if it is ephemeral.
     pub expires_at: Option<i64>,
+    /// The name that git is told before anything works in it, if one was asked for; forgotten when it is deleted.
+    pub git_user_name: Option<String>,
+    /// The same, the address.
+    pub git_user_email: Option<String>,
 }
 
 impl Store {
@@ -124,6 +132,14 @@ impl Store {
     /// [`StoreError::NameTaken`], [`StoreError::IdTaken`] (deleted boxes keep their ids), [`StoreError::NotFound`] when the account has no
     /// ready snapshot to make it from, or the database's failures.
     pub async fn insert_box(&self, row: BoxRow) -> Result<(), StoreError> {
+        self.insert_box_with(row, None).await
+    }
+
+    /// The same, with its own token for GitHub.
+    ///
+    /// # Errors
+    /// As [`insert_box`](Self::insert_box).
+    pub async fn insert_box_with(&self, row: BoxRow, token: Option<Secret>) -> Result<(), StoreError> {
         let seq = self.next_seq();
         self.write("adding a box", move |db| {
             if let Some(from) = &row.from_snapshot
@@ -155,9 +171,14 @@ impl Store {
                     row.init_command,
                     row.init_due,
                     row.expires_at,
+                    row.git_user_name,
+                    row.git_user_email,
                 ],
             )
             .map_err(|error| taken(error, StoreError::IdTaken))?;
+            if let Some(token) = &token {
+                git::set(db, &row.id, token)?;
+            }
             if let Some(name) = &row.name
                 && !frees_name(&row.phase)
             {
@@ -169,8 +190,8 @@ impl Store {
         .await
     }
 
-    /// Notes the phase of a box's life, and `error` with it. `deleting` frees the box's name; `deleted` notes `at` as its end
-    /// and forgets its SSH tokens.
+    /// Notes the phase of a box's life, and `error` with it. `deleting` frees the box's name and forgets its token for GitHub; `deleted`
+    /// notes `at` as its end and forgets its SSH tokens.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or the database's failures.
@@ -179,6 +200,7 @@ impl Store {
             changed(db.execute(SET_PHASE, (&phase, &error, at, id.as_str()))?)?;
             if frees_name(&phase) {
                 db.execute(FREE_NAME, (id.as_str(),))?;
+                git::forget(db, &id)?;
             }
             if phase == DELETED {
                 db.execute(SET_DELETED, (at, id.as_str()))?;
@@ -329,6 +351,8 @@ fn box_row(row: &Row<'_>) -> rusqlite::Result<BoxRow> {
         init_command: row.get(16)?,
         init_due: row.get(17)?,
         expires_at: row.get(18)?,
+        git_user_name: row.get(19)?,
+        git_user_email: row.get(20)?,
     })
 }
 

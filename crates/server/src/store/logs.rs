@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use boxyard_proto::BoxId;
 use boxyard_proto::api::logs::{LIMIT_MAX, LogLevel, LogSource};
+use rusqlite::Row;
 
 use super::log_followers::{LogFollower, NumberedLog};
 use super::outputs::{KeptOutput, kept};
@@ -30,6 +31,10 @@ const PRUNE_LOGS: Sql = Sql::new(
 const NEWEST: Sql = Sql::new(
     "select seq, at, level, source, message from logs where box_id = $1
      order by at desc, seq desc limit $2",
+);
+const AFTER: Sql = Sql::new(
+    "select seq, at, level, source, message from logs where box_id = $1 and (at, seq) > ($2, $3)
+     order by at, seq limit $4",
 );
 const OLD_RUNS: Sql =
     Sql::new("select id, box_id, output_held from runs where completed_at < $1 order by completed_at limit $2");
@@ -133,14 +138,20 @@ impl Store {
     pub async fn newest_logs(&self, box_id: &BoxId, limit: u32) -> Result<Vec<NumberedLog>, StoreError> {
         let box_id = box_id.clone();
         self.read("reading the end of a log", move |db| {
-            let mut newest = db.all(NEWEST, (box_id.as_str(), limit.min(LIMIT_MAX)), |row| {
-                let (level, source) = (word(row, 2, level_of)?, word(row, 3, source_of)?);
-                Ok((row.get(0)?, LogRow { at: row.get(1)?, level, source, message: row.get(4)? }))
-            })?;
+            let mut newest = db.all(NEWEST, (box_id.as_str(), limit.min(LIMIT_MAX)), numbered)?;
             newest.reverse();
             Ok(newest)
         })
         .await
+    }
+
+    /// The oldest 1000 entries of a box's log that come after a place in it, which is an entry's time and number.
+    ///
+    /// # Errors
+    /// The database's failures.
+    pub async fn logs_after(&self, box_id: &BoxId, (at, seq): (i64, i64)) -> Result<Vec<NumberedLog>, StoreError> {
+        let box_id = box_id.clone();
+        self.read("reading on in a log", move |db| db.all(AFTER, (box_id.as_str(), at, seq, LIMIT_MAX), numbered)).await
     }
 
     /// Hears of the entries of a box's log that are committed from now on.
@@ -171,6 +182,11 @@ impl Store {
         })
         .await
     }
+}
+
+fn numbered(row: &Row<'_>) -> rusqlite::Result<NumberedLog> {
+    let (level, source) = (word(row, 2, level_of)?, word(row, 3, source_of)?);
+    Ok((row.get(0)?, LogRow { at: row.get(1)?, level, source, message: row.get(4)? }))
 }
 
 fn insert(db: &Db, box_id: &BoxId, (seq, entry): &NumberedLog) -> Result<(), Failure> {

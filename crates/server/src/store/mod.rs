@@ -20,6 +20,7 @@ mod accounts;
 mod boxes;
 mod claims;
 mod flush;
+mod git;
 mod keys;
 mod log_followers;
 mod logs;

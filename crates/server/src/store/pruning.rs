@@ -22,6 +22,7 @@ const TOKENS: Sql = Sql::new("delete from ssh_tokens where box_id = $1");
 const LABELS: Sql = Sql::new("delete from box_labels where box_id = $1");
 const NAMES: Sql = Sql::new("delete from box_names where box_id = $1");
 const CLAIMS: Sql = Sql::new("delete from claims where box_id = $1");
+const GIT_TOKENS: Sql = Sql::new("delete from git_tokens where box_id = $1");
 const BOX: Sql = Sql::new("delete from boxes where id = $1 and deleted_at is not null");
 
 /// What [`Store::prune_boxes`] has removed.
@@ -52,7 +53,7 @@ impl Store {
                     pruned.more = true;
                     break;
                 }
-                for sql in [TOKENS, LABELS, NAMES, CLAIMS] {
+                for sql in [TOKENS, LABELS, NAMES, CLAIMS, GIT_TOKENS] {
                     db.execute(sql, (&id,))?;
                 }
                 pruned.boxes += db.execute(BOX, (&id,))?;

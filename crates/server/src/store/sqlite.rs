@@ -24,13 +24,14 @@ const WAL_KEPT: i64 = 64 * 1024 * 1024;
 const STATEMENTS: usize = 128;
 
 /// All changes of the schema, in order. A released one is never changed: add another.
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { version: 1, name: "start", sql: Sql::new(include_str!("sql/0001_start.sql")) },
     Migration { version: 2, name: "ssh", sql: Sql::new(include_str!("sql/0002_ssh.sql")) },
     Migration { version: 3, name: "snapshots", sql: Sql::new(include_str!("sql/0003_snapshots.sql")) },
     Migration { version: 4, name: "account", sql: Sql::new(include_str!("sql/0004_account.sql")) },
     Migration { version: 5, name: "life", sql: Sql::new(include_str!("sql/0005_life.sql")) },
     Migration { version: 6, name: "spool", sql: Sql::new(include_str!("sql/0006_spool.sql")) },
+    Migration { version: 7, name: "git", sql: Sql::new(include_str!("sql/0007_git.sql")) },
 ];
 
 struct Migration {

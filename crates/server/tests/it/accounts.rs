@@ -35,8 +35,25 @@ async fn what_belongs_to_others_is_as_unknown_as_what_never_was() {
         (Method::GET, "/v2/box/{id}/snapshots"),
         (Method::DELETE, "/v2/box/{id}/snapshots/snap_00000000000000000000000000"),
         (Method::POST, "/v2/box/{id}/fork"),
+        (Method::GET, "/v2/box/{id}/files/read?path=a"),
+        (Method::POST, "/v2/box/{id}/files/write"),
+        (Method::GET, "/v2/box/{id}/files/list"),
+        (Method::GET, "/v2/box/{id}/files/stat?path=a"),
+        (Method::POST, "/v2/box/{id}/files/mkdir"),
+        (Method::POST, "/v2/box/{id}/files/rename"),
+        (Method::POST, "/v2/box/{id}/files/remove"),
+        (Method::POST, "/v2/box/{id}/files/chmod"),
+        (Method::POST, "/v2/box/{id}/files/upload"),
+        (Method::PUT, "/v2/box/{id}/files/upload?path=a"),
+        (Method::PUT, "/v2/box/{id}/files/archive"),
+        (Method::GET, "/v2/box/{id}/files/download?path=a"),
+        (Method::GET, "/v2/box/{id}/files/search?name=a"),
+        (Method::GET, "/v2/box/{id}/files/watch"),
     ] {
-        let body = json!({"command": ["true"], "code": "1", "language": "js", "label": "x"});
+        let body = json!({
+            "command": ["true"], "code": "1", "language": "js", "label": "x",
+            "path": "a", "from": "a", "to": "b", "content": "x", "mode": "0644",
+        });
         for foreign in [id.as_str(), "mine"] {
             let asked = async |id: &str| {
                 let path = path.replace("{id}", id).replace("{run}", &run);

@@ -139,7 +139,7 @@ async fn disks_are_given_of_what_the_engine_has_for_them() {
     let client = yard.client();
     // Two times 5 GB of disk, of which a small box may have all 5.
     yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
-    let (first, _) = (client.new_box().await, client.new_box().await);
+    let (first, second) = (client.new_box().await, client.new_box().await);
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, "promised all its disk").await;
     delete(&client, &first).await;
     yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 999_999_999 });
@@ -152,8 +152,28 @@ async fn disks_are_given_of_what_the_engine_has_for_them() {
     };
     tokio::time::timeout(PATIENCE, full).await.expect("a place comes back");
     refused(&client, StatusCode::SERVICE_UNAVAILABLE, text).await;
+    // With each snapshot a box could write its limit once more, until nothing was left for anybody.
+    let saving = format!("/v2/box/{second}/snapshots");
+    client.refused(Method::POST, &saving, json!({}), StatusCode::SERVICE_UNAVAILABLE, text).await;
     yard.engine.set_disk_room(DiskRoom { bytes: 5_000_000_000, left: 1_000_000_000 });
+    assert_eq!(client.post(&saving, json!({})).await.status, StatusCode::OK);
     client.new_box().await;
+}
+
+#[tokio::test]
+async fn a_chain_of_copies_never_gets_past_twice_the_limit_of_a_disk() {
+    let yard = Yard::with(|config| config.sizes.small.disk_bytes = 1).await;
+    let client = yard.client();
+    let (id, text) = (client.new_box().await, "start with 2 bytes at most");
+    client.refused(Method::POST, &format!("/v2/box/{id}/fork"), json!({}), StatusCode::BAD_REQUEST, text).await;
+    let snapshot = client.post(&format!("/v2/box/{id}/snapshots"), json!({})).await.json()["id"].clone();
+    let restore = json!({"snapshot_id": snapshot});
+    client.refused(Method::POST, "/v2/box/from-snapshot", restore, StatusCode::BAD_REQUEST, text).await;
+    let restore = json!({"snapshot_id": snapshot, "size": "medium"});
+    assert_eq!(client.post("/v2/box/from-snapshot", restore).await.status, StatusCode::OK);
+    // Nothing is left of the fork.
+    let snapshots = client.get("/v2/box/snapshots").await.json();
+    assert_eq!(snapshots["snapshots"].as_array().map(Vec::len), Some(1), "{snapshots}");
 }
 
 #[tokio::test]

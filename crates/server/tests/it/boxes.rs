@@ -72,9 +72,6 @@ async fn features_that_are_not_there_yet_are_refused_by_name() {
         ("clone_repo", json!("github.com/a/b")),
         ("custom_runner", json!({"command": "x"})),
         ("agent_api_key", json!("k")),
-        ("github_token", json!("t")),
-        ("git_user_name", json!("n")),
-        ("git_user_email", json!("e")),
     ] {
         let client = yard.client();
         client.refused(Method::POST, "/v2/box", json!({field: value}), StatusCode::UNPROCESSABLE_ENTITY, field).await;

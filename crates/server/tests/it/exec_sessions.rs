@@ -1,68 +1,12 @@
 //! Live sessions over a WebSocket.
 
 use boxyard_server::keys;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{KEY, Yard};
-
-/// A client of a session.
-struct Live(WebSocketStream<TcpStream>);
-
-impl Live {
-    /// Opens the WebSocket, or returns the status that it was refused with.
-    async fn open(yard: &Yard, key: &str, id: &str) -> Result<Self, StatusCode> {
-        let address = yard.address();
-        let mut request = format!("ws://{address}/v2/box/{id}/exec-session").into_client_request().expect("a request");
-        request.headers_mut().insert("x-box-api-key", key.parse().expect("a key"));
-        let stream = TcpStream::connect(address).await.expect("a connection");
-        match client_async(request, stream).await {
-            Ok((stream, _)) => Ok(Self(stream)),
-            Err(Error::Http(response)) => Err(response.status()),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    async fn say(&mut self, frame: Value) {
-        self.0.send(Message::text(frame.to_string())).await.expect("sent");
-    }
-
-    /// The next frame; `None` when the server has closed.
-    async fn hear(&mut self) -> Option<Value> {
-        loop {
-            match self.0.next().await {
-                Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("JSON")),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return None,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// Starts a program, which must work.
-    async fn start(&mut self, argv: &[&str]) -> Value {
-        self.say(json!({"type": "start", "argv": argv, "cwd": "/workspace/home"})).await;
-        let started = self.hear().await.expect("an answer");
-        assert_eq!(started["type"], "started", "{started}");
-        assert!(started["pid"].as_u64().is_some_and(|pid| pid > 0), "{started}");
-        assert!(started["execId"].as_str().is_some_and(|name| !name.is_empty()), "{started}");
-        started
-    }
-
-    /// The last frame, after which the server closes.
-    async fn last(&mut self) -> Value {
-        let mut last = Value::Null;
-        while let Some(frame) = self.hear().await {
-            last = frame;
-        }
-        last
-    }
-}
+use crate::support::{KEY, Live, Yard};
 
 #[tokio::test]
 async fn a_program_speaks_and_is_spoken_to() {
@@ -79,8 +23,10 @@ async fn a_program_speaks_and_is_spoken_to() {
     live.say(json!({"type": "stdin_close"})).await;
     assert_eq!(live.last().await, json!({"type": "exit", "code": 0}));
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
-    let log = client.get(&format!("/v2/box/{id}/logs")).await.text();
-    assert!(log.contains("started: cat") && log.contains("ended with exit code 0"), "{log}");
+    // The log is written behind what it tells of.
+    let told =
+        |log: &Value| log.to_string().contains("started: cat") && log.to_string().contains("ended with exit code 0");
+    client.until(&format!("/v2/box/{id}/logs"), told).await;
 }
 
 #[tokio::test]
@@ -136,6 +82,8 @@ async fn a_client_that_goes_takes_its_program_along() {
     assert_eq!(client.status(&id).await, "running");
     drop(live);
     client.until(&format!("/v2/box/{id}"), |data| data["status"] == "idle").await;
+    let told = |log: &Value| log.to_string().contains("ended with its connection");
+    client.until(&format!("/v2/box/{id}/logs"), told).await;
 }
 
 #[tokio::test]

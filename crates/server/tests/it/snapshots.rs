@@ -186,7 +186,7 @@ async fn what_is_asked_is_checked() {
         (json!({"snapshot_id": snapshot, "size": "huge"}), StatusCode::BAD_REQUEST, "size must be"),
         (json!({"snapshot_id": snapshot, "env_vars": {"PATH": "x"}}), StatusCode::BAD_REQUEST, "PATH cannot be set"),
         (json!({"snapshot_id": snapshot, "name": "a b"}), StatusCode::BAD_REQUEST, "name may contain"),
-        (json!({"snapshot_id": snapshot, "git_user_name": "x"}), StatusCode::UNPROCESSABLE_ENTITY, "git_user_name"),
+        (json!({"snapshot_id": snapshot, "git_user_name": "<x>"}), StatusCode::BAD_REQUEST, "git_user_name"),
     ] {
         client.refused(Method::POST, restore, body, status, text).await;
     }

@@ -1,5 +1,6 @@
 use boxyard_proto::names::Size;
 use boxyard_proto::{AccountId, BoxId};
+use boxyard_server::config::Secret;
 use boxyard_server::store::{Account, BoxRow, Store, StoreError};
 
 use super::{Yard, account, box_row};
@@ -20,6 +21,8 @@ async fn a_box_comes_back_as_it_was_stored() {
         init_command: "npm start".into(),
         init_due: true,
         expires_at: Some(99),
+        git_user_name: Some("Ada".into()),
+        git_user_email: Some("ada@example.com".into()),
         ..box_row(&yard.account, 7)
     };
     yard.store.insert_box(row.clone()).await.expect("add the box");
@@ -141,4 +144,26 @@ async fn a_box_of_an_unknown_account_is_refused() {
     let yard = Yard::open().await;
     let refused = yard.store.insert_box(box_row(&account(9), 1)).await;
     assert!(matches!(refused, Err(StoreError::Broken { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_box_s_token_is_its_own_and_goes_before_it_does() {
+    let yard = Yard::open().await;
+    let (with, without) = (box_row(&yard.account, 7), box_row(&yard.account, 8));
+    let token = |text: &str| Some(Secret::new(text.into()));
+    yard.store.insert_box_with(with.clone(), token("ghp_first")).await.expect("add a box");
+    yard.store.insert_box(without.clone()).await.expect("add another");
+    let yard = yard.reopen().await;
+    let kept = async |id: &BoxId| yard.store.git_token(id).await.expect("look");
+    assert_eq!((kept(&with.id).await, kept(&without.id).await), (token("ghp_first"), None));
+    yard.store.set_git_token(with.id.clone(), token("ghp_second")).await.expect("change it");
+    yard.store.set_git_token(without.id.clone(), token("ghp_third")).await.expect("give it one");
+    yard.store.set_git_token(without.id.clone(), None).await.expect("take it back");
+    yard.store.set_git_token(without.id.clone(), None).await.expect("gone is gone");
+    assert_eq!((kept(&with.id).await, kept(&without.id).await), (token("ghp_second"), None));
+    yard.store.set_phase(with.id.clone(), "deleting".into(), None, 20).await.expect("begin to delete it");
+    assert_eq!(kept(&with.id).await, None);
+    let late = yard.store.set_git_token(with.id.clone(), token("ghp_late")).await;
+    assert!(matches!(late, Err(StoreError::NotFound)), "{late:?}");
+    assert_eq!(kept(&with.id).await, None, "nobody would remove it");
 }

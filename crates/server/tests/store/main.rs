@@ -74,5 +74,7 @@ fn box_row(account: &AccountId, number: u64) -> BoxRow {
         init_command: String::new(),
         init_due: false,
         expires_at: None,
+        git_user_name: None,
+        git_user_email: None,
     }
 }

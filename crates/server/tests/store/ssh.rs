@@ -194,6 +194,7 @@ async fn a_database_of_version_1_is_upgraded_with_what_is_in_it() {
         later(4, "account"),
         later(5, "life"),
         later(6, "spool"),
+        later(7, "git"),
     ];
     assert_eq!(versions, expected);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use super::done::wait;
 
@@ -176,6 +176,16 @@ impl Dialogue {
     /// There is no terminal.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         Ok(tcsetwinsize(self.terminal.as_ref().context("no terminal")?, size(columns, rows))?)
+    }
+
+    /// Whether every key that is typed reaches the program as it is.
+    ///
+    /// # Errors
+    /// There is no terminal.
+    pub fn is_raw(&self) -> Result<bool> {
+        // Asked of its outer side, it tells the modes of its inner one.
+        let modes = tcgetattr(self.terminal.as_ref().context("no terminal")?)?.local_modes;
+        Ok(!modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG))
     }
 
     /// Waits for the end of the program and returns its status.

@@ -65,17 +65,18 @@ pub fn all(yard: &mut Yard) -> Result<()> {
 }
 
 fn create(yard: &mut Yard) -> Result<()> {
-    let body = json!({"name": "new", "env_vars": {"A": "given"}, "labels": ["x"], "init_command": "echo x >> started"});
+    let body = json!({"name": "new", "env_vars": {"A": "given"}, "labels": ["x"], "init_command": "echo x >> started",
+        "git_user_name": "Ada", "github_token": "ghp_of_the_new"});
     // A server that dies between its start and the note of it runs it again.
-    let works = "until test -s started; do sleep 0.01; done; echo $A";
+    let works = "until test -s started; do sleep 0.01; done; echo $A $(git config user.name)";
     yard.walk(&Deed {
         name: "create",
         prepare: &nothing,
         act: &|server, _| call(server, "POST", "/v2/box", &body),
         after: &|server, _, answer| {
-            if !made_or_not(server, "new", answer, works, "given")? {
+            if !made_or_not(server, "new", answer, works, "given Ada")? {
                 let again = call(server, "POST", "/v2/box", &body)?;
-                made_or_not(server, "new", Some(&again), works, "given")?;
+                made_or_not(server, "new", Some(&again), works, "given Ada")?;
             }
             Ok(())
         },
@@ -357,6 +358,20 @@ fn records(yard: &mut Yard, awake: &str) -> Result<()> {
     change(
         yard,
         &Change { name: "remove an init command", prepare: None, act: removed, look: &startup, expect: json!("") },
+    )?;
+
+    // Nobody is shown a token. Who has none hears of that before anything else.
+    let issue = of_box("git/create-issue");
+    let has_token = |server: &Server| {
+        let answer = server.call("POST", &issue, Some(&json!({"title": "x"})))?;
+        Ok(Value::Bool(!answer.text().contains("no token")))
+    };
+    let keep = ("PUT", of_box("config/git"), json!({"github_token": "ghp_of_this_box"}));
+    change(yard, &Change { name: "keep a token", prepare: None, act: keep, look: &has_token, expect: json!(true) })?;
+    let forget = ("PUT", of_box("config/git"), json!({"github_token": ""}));
+    change(
+        yard,
+        &Change { name: "forget a token", prepare: None, act: forget, look: &has_token, expect: json!(false) },
     )?;
 
     let env = look("/v2/box/settings/env".into(), "env_vars");

@@ -245,7 +245,8 @@ impl Repository {
         let url = endpoint.base.join(path).map_err(|_| PullError::lasting("the registry's address is wrong"))?;
         let key = lock(&endpoint.key).clone();
         let response = self.follow(endpoint, url.clone(), headers, key).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Only the registry itself may say where its login is to be shown: storage that it redirects to could name a server of its own.
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != endpoint.base.origin() {
             return self.success(endpoint, response);
         }
         let key = self.key(endpoint, &response).await?;
@@ -276,7 +277,10 @@ impl Repository {
             let target = target.and_then(|target| url.join(target).ok());
             let target = target.ok_or_else(|| PullError::lasting(format!("{} redirects to nowhere", host(&url))))?;
             if !is_safe(&target, endpoint.insecure) {
-                return Err(PullError::lasting(format!("{} redirects to an address without TLS", host(&url))));
+                return Err(PullError::lasting(format!(
+                    "{} redirects to an address without TLS, or to a link-local one",
+                    host(&url)
+                )));
             }
             url = target;
         }
@@ -368,9 +372,11 @@ impl Repository {
 }
 
 fn mirror_endpoint(mirror: &str, config: &OciConfig) -> Result<Endpoint, PullError> {
-    let wrong = |why: &str| PullError::lasting(format!("the mirror {mirror:?} {why}"));
-    let base: Url = format!("{}/", mirror.trim_end_matches('/')).parse().map_err(|_| wrong("is no address"))?;
+    // Not the address as it is written: it may have a password in it.
+    let nameless = || PullError::lasting("one of the mirrors is no address");
+    let base: Url = format!("{}/", mirror.trim_end_matches('/')).parse().map_err(|_| nameless())?;
     let name = host(&base);
+    let wrong = |why: &str| PullError::lasting(format!("the mirror {name} {why}"));
     let insecure = base.scheme() == "http";
     if !matches!(base.scheme(), "http" | "https") || base.password().is_some() || !base.username().is_empty() {
         return Err(wrong("must be https://HOST[:PORT][/PATH]; logins belong into docker's configuration"));
@@ -381,9 +387,21 @@ fn mirror_endpoint(mirror: &str, config: &OciConfig) -> Result<Endpoint, PullErr
     Ok(Endpoint { base, logins: name, insecure, key: Mutex::default() })
 }
 
-/// Whether a registry may send us there.
+/// Whether a registry may send us there. No registry has anything at link-local addresses, but hosts in clouds have their secrets there.
 fn is_safe(url: &Url, insecure: bool) -> bool {
-    url.has_host() && (url.scheme() == "https" || (url.scheme() == "http" && insecure))
+    url.has_host() && !is_link_local(url) && (url.scheme() == "https" || (url.scheme() == "http" && insecure))
+}
+
+fn is_link_local(url: &Url) -> bool {
+    use std::net::IpAddr;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    match host.parse() {
+        Ok(IpAddr::V4(address)) => address.is_link_local(),
+        Ok(IpAddr::V6(address)) => {
+            address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|address| address.is_link_local())
+        }
+        Err(_) => false,
+    }
 }
 
 fn host(url: &Url) -> String {
@@ -447,7 +465,20 @@ mod tests {
             assert_eq!(config.is_insecure(host), insecure, "{host}");
         }
         for mirror in ["http://mirror.test", "ftp://mirror.test", "https://u:p@mirror.test", "mirror.test", ""] {
-            assert!(mirror_endpoint(mirror, &config).is_err(), "{mirror}");
+            let why = mirror_endpoint(mirror, &config).unwrap_err().to_string();
+            assert!(!why.contains("u:p"), "a password is told: {why}");
+        }
+        for (address, insecure, safe) in [
+            ("https://storage.test/x", false, true),
+            ("http://storage.test/x", true, true),
+            ("http://storage.test/x", false, false),
+            ("http://169.254.169.254/latest/meta-data", true, false),
+            ("http://[::ffff:169.254.169.254]/", true, false),
+            ("http://2852039166/", true, false),
+            ("https://[fe80::1]/", false, false),
+            ("file:///etc/shadow", true, false),
+        ] {
+            assert_eq!(is_safe(&address.parse().unwrap(), insecure), safe, "{address}");
         }
         assert_eq!(mirror_endpoint("http://lan.test:5000/hub", &config).unwrap().base.path(), "/hub/");
     }

@@ -142,8 +142,8 @@ impl Unpacker {
     /// Unpacks the archive at `blob` into the empty folder `into`.
     pub fn run(&self, blob: &Path, into: &Path, diff_id: &Digest) -> io::Result<()> {
         let root = OwnedFd::from(File::open(into)?);
-        let terms =
-            Terms { allowance: self.allowance.clone(), entries: self.entries, rules: Rules::Image, stop: &self.stop };
+        let (allowance, rules) = (self.allowance.clone(), Rules::Image);
+        let terms = Terms { allowance, entries: self.entries, rules, keep_free: None, stop: &self.stop };
         let stats = unpack::unpack(File::open(blob)?, root, diff_id, &terms)?;
         tracing::debug!(%diff_id, entries = stats.entries, skipped = stats.skipped, "layer unpacked");
         Ok(())
@@ -154,6 +154,8 @@ impl Unpacker {
 #[derive(Debug, Clone)]
 pub(crate) struct Unpacking {
     pub allowance: Allowance,
+    /// Bytes that must be left free where it is unpacked.
+    pub keep_free: u64,
     pub stop: Arc<AtomicBool>,
 }
 
@@ -165,7 +167,8 @@ impl Unpacking {
     pub fn run(&self, blob: Slice, into: &Path, diff_id: &Digest) -> io::Result<()> {
         let root = OwnedFd::from(File::open(into)?);
         let (allowance, rules) = (self.allowance.clone(), Rules::Snapshot);
-        let terms = Terms { allowance, entries: packing::ENTRIES_MAX, rules, stop: &self.stop };
+        let keep_free = Some(self.keep_free);
+        let terms = Terms { allowance, entries: packing::ENTRIES_MAX, rules, keep_free, stop: &self.stop };
         unpack::unpack(blob, root, diff_id, &terms).map(drop)
     }
 

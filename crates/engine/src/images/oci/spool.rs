@@ -10,6 +10,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, fstatvfs};
 use rustix::io::Errno;
 
+/// One in so many of a file system's inodes stays free for others, where it has a number of them.
+const INODES_KEPT: u64 = 20;
+
 /// Bytes that are written between looks at the room that is left.
 const LOOK_EVERY: u64 = 16 << 20;
 
@@ -100,11 +103,27 @@ pub(crate) fn room(file: impl AsFd, keep_free: u64) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_sub(keep_free))
 }
 
-fn check_room(file: &File, keep_free: u64) -> io::Result<()> {
+fn check_room(file: impl AsFd, keep_free: u64) -> io::Result<()> {
     match room(file, keep_free)? {
-        0 => Err(io::Error::new(io::ErrorKind::StorageFull, "this host is short of disk space now")),
+        0 => Err(short()),
         _ => Ok(()),
     }
+}
+
+/// The same for whoever makes files: a file system can be out of inodes long before it is out of bytes.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`], or what the kernel says.
+pub(super) fn check_ground(folder: impl AsFd, keep_free: u64) -> io::Result<()> {
+    let stat = fstatvfs(&folder)?;
+    if stat.f_favail < stat.f_files / INODES_KEPT {
+        return Err(short());
+    }
+    check_room(folder, keep_free)
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "this host is short of disk space now")
 }
 
 /// A part of such a file, to be read.

@@ -71,6 +71,14 @@ impl Place {
         why
     }
 
+    /// Logs in to the registry as docker does.
+    fn log_in(&self, user: &str) {
+        use ::base64::Engine as _;
+        let auth = ::base64::engine::general_purpose::STANDARD.encode(format!("{user}:s3cret"));
+        let text = serde_json::json!({"auths": {self.registry.address.to_string(): {"auth": auth}}}).to_string();
+        fs::write(self.dir.path().join("config.json"), text).unwrap();
+    }
+
     fn count(&self, folder: &str) -> usize {
         fs::read_dir(self.dir.path().join("images").join(folder)).unwrap().count()
     }
@@ -247,23 +255,17 @@ async fn an_image_that_is_larger_than_it_may_be_is_refused_and_leaves_nothing() 
 
 #[tokio::test]
 async fn private_registries_open_with_the_hosts_logins_only() {
-    use ::base64::Engine as _;
     let place = Place::new().await;
     place.registry.image("1", &two_layers()[..1], &[]);
-    let login = |user: &str| {
-        let auth = ::base64::engine::general_purpose::STANDARD.encode(format!("{user}:s3cret"));
-        let text = serde_json::json!({"auths": {place.registry.address.to_string(): {"auth": auth}}}).to_string();
-        fs::write(place.dir.path().join("config.json"), text).unwrap();
-    };
     place.registry.with(|inner| inner.door = Door::Token(Some("me:s3cret".into())));
     assert!(place.refusal("1").await.contains("docker login"));
-    login("you");
+    place.log_in("you");
     let why = place.refusal("1").await;
     assert!(why.contains("does not open it") && !why.contains("s3cret"), "{why}");
     fs::write(place.dir.path().join("config.json"), r#"{"credsStore": "touch-owned"}"#).unwrap();
     assert!(place.refusal("1").await.contains("credential helper"));
     for door in [Door::Token(None), Door::Token(Some("me:s3cret".into())), Door::Basic("me:s3cret".into())] {
-        login("me");
+        place.log_in("me");
         place.registry.with(|inner| inner.door = door.clone());
         let images = place.open();
         place.add(&images, "mine", "team/tool:1").await.unwrap_or_else(|why| panic!("{door:?}: {why}"));
@@ -292,6 +294,21 @@ async fn a_redirect_takes_no_secret_along() {
     assert!(asked.iter().filter(|(path, ..)| path.contains("/blobs/")).all(|(.., authorized)| *authorized));
     assert!(came.len() == 2 && came.iter().all(|(.., authorized)| !authorized), "{came:?}");
     assert!(!TOKEN.is_empty());
+}
+
+#[tokio::test]
+async fn where_a_registry_redirects_to_cannot_ask_for_its_login() {
+    let place = Place::new().await;
+    place.registry.image("1", &two_layers()[..1], &[]);
+    let elsewhere = Registry::start().await;
+    elsewhere.with(|other| other.door = Door::Token(Some("me:s3cret".into())));
+    place.log_in("me");
+    // It answers 401, and names a token server of its own.
+    place.registry.with(|inner| inner.redirect = Some(format!("http://{}/v2/x/blobs", elsewhere.address)));
+    let why = place.refusal("1").await;
+    let came = elsewhere.with(|inner| inner.requests.clone());
+    assert!(!came.is_empty() && came.iter().all(|(.., authorized)| !authorized), "{came:?}");
+    assert!(!why.contains("s3cret"), "{why}");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use rustix::fs::ftruncate;
 
 use super::decompress::{Allowance, Unpacked};
 use super::reference::Digest;
+use super::sparse::Piece;
+use super::spool::check_ground;
 use super::tar::{Archive, Entry, Kind};
 use super::tree::{Dress, Path, Tree, dress_open, refused};
 
@@ -38,6 +40,12 @@ const KEPT_PATHS_MAX: usize = 64 << 20;
 
 const BUFFER: usize = 128 * 1024;
 
+/// Bytes that are written between looks at the room that is left.
+const LOOK_EVERY: u64 = 16 << 20;
+
+/// Bytes of a block of most file systems: what a file's last byte takes.
+const DISK_BLOCK: u64 = 4096;
+
 /// What unpacking did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stats {
@@ -52,6 +60,8 @@ pub(super) struct Terms<'a> {
     pub allowance: Allowance,
     pub entries: u64,
     pub rules: Rules,
+    /// Bytes that must be left free on the file system, if that is looked after.
+    pub keep_free: Option<u64>,
     pub stop: &'a AtomicBool,
 }
 
@@ -68,7 +78,8 @@ pub(super) enum Rules {
 /// Unpacks `source` into the empty folder `root`; what it unpacks to must hash to `diff_id`.
 pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: &Terms<'_>) -> io::Result<Stats> {
     let source = Unpacked::new(source, terms.allowance.clone())?;
-    let mut work = Work { tree: Tree::new(root), times: Vec::new(), kept: 0, buffer: vec![0; BUFFER] };
+    let mut work =
+        Work { tree: Tree::new(root), times: Vec::new(), kept: 0, unseen: LOOK_EVERY, buffer: vec![0; BUFFER] };
     let mut archive = Archive::new(source);
     let mut stats = Stats::default();
     while let Some(entry) = archive.next()? {
@@ -84,6 +95,9 @@ pub(super) fn unpack(source: impl Read, root: OwnedFd, diff_id: &Digest, terms: 
             stats.skipped += 1;
             continue;
         }
+        let beyond = beyond(&entry);
+        terms.allowance.take(beyond)?;
+        work.spend(beyond.saturating_add(DISK_BLOCK), terms)?;
         work.take(&mut archive, entry, terms)?;
     }
     work.set_times();
@@ -100,14 +114,44 @@ pub(super) fn check(found: &Digest, diff_id: &Digest) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
+/// Bytes that an entry takes on the disk and does not have in the archive: attributes that one header gives to all that follow, and blocks
+/// that are begun for a few bytes of a file with holes.
+fn beyond(entry: &Entry) -> u64 {
+    let attributes: usize = entry.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let begun = |piece: &Piece| {
+        let end = piece.offset.saturating_add(piece.length);
+        let blocks = end.div_ceil(DISK_BLOCK).saturating_sub(piece.offset / DISK_BLOCK);
+        blocks.saturating_mul(DISK_BLOCK).saturating_sub(piece.length)
+    };
+    // A file without holes takes a block more than it has, as everything does.
+    let blocks =
+        if entry.pieces.len() > 1 { entry.pieces.iter().filter(|piece| piece.length > 0).map(begun).sum() } else { 0 };
+    blocks.saturating_add(attributes as u64)
+}
+
 struct Work {
     tree: Tree,
     times: Vec<(Path, (i64, u32))>,
     kept: usize,
+    /// Bytes that were written since the room was looked at.
+    unseen: u64,
     buffer: Vec<u8>,
 }
 
 impl Work {
+    /// Counts what is written and looks at the room that is left, now and then: others write at the same time, and how much a file takes is
+    /// the file system's to say.
+    fn spend(&mut self, bytes: u64, terms: &Terms<'_>) -> io::Result<()> {
+        self.unseen = self.unseen.saturating_add(bytes);
+        match terms.keep_free {
+            Some(keep_free) if self.unseen >= LOOK_EVERY => {
+                self.unseen = 0;
+                check_ground(self.tree.root(), keep_free)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn take<R: Read>(&mut self, archive: &mut Archive<R>, entry: Entry, terms: &Terms<'_>) -> io::Result<()> {
         let path = Path::parse(&entry.path)?;
         if let Some(name) = path.name().map(|name| name.as_bytes())
@@ -193,6 +237,7 @@ impl Work {
                     offset += written as u64;
                 }
                 left -= count as u64;
+                self.spend(count as u64, terms)?;
             }
         }
         Ok(())

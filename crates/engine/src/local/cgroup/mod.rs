@@ -200,6 +200,24 @@ impl Cgroups {
         }
     }
 
+    /// Bytes of the box's files that are in memory and have not been written out. None when it has no processes' memory at all.
+    ///
+    /// # Errors
+    /// A file of the kernel's cannot be read.
+    pub(super) fn unwritten(&self, id: &BoxId) -> io::Result<u64> {
+        let (file, keys) = match self.v1_of(Controller::Memory) {
+            Some(base) => (base.join(id.as_str()).join("memory.stat"), ["total_dirty ", "total_writeback "]),
+            None => (self.tree.join(id.as_str()).join("memory.stat"), ["file_dirty ", "file_writeback "]),
+        };
+        let bytes = keys.iter().map(|key| number(&file, Some(key))).sum();
+        match bytes {
+            Err(error) if is_gone(&error) => Ok(0),
+            // Older kernels do not count: there may be any number.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(u64::MAX),
+            counted => counted,
+        }
+    }
+
     /// How many of the box's processes the kernel has ended because the box was out of memory.
     fn oom_kills(&self, id: &BoxId) -> io::Result<u64> {
         let file = match self.v1_of(Controller::Memory) {

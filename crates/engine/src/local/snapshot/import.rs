@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use boxyard_proto::SnapshotId;
+use boxyard_proto::launch::LAYERS_MAX;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::SyncIoBridge;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -96,12 +97,22 @@ impl LocalEngine {
             .map(|folder| room(File::open(folder)?, limits.keep_free))
             .try_fold(u64::MAX, |least, left| left.map(|left| left.min(least)));
         let left = left.map_err(making("finding out what room there is"))?;
-        let unpacking = Unpacking { allowance: Allowance::within(limits.unpacked_bytes, left), stop: stop.flag() };
+        let allowance = Allowance::within(limits.unpacked_bytes, left);
+        let unpacking = Unpacking { allowance, keep_free: limits.keep_free, stop: stop.flag() };
+        // Layers stay, and beside the pool: what it may still grow is not theirs. A pool whose file cannot grow is the end of all boxes.
+        let promised = self.host.storages.promised(self.host.instance.data());
+        let promised = promised.map_err(making("finding out what the pool may take"))?;
+        let beside = Unpacking { keep_free: limits.keep_free.saturating_add(promised), ..unpacking.clone() };
         let Contents { description, env, image, own } = contents;
         let mut layers = Vec::new();
         for layer in image {
-            layers.push(self.images.take_in(layer, &description.runtime, &unpacking).await?);
+            layers.push(self.images.take_in(layer, &description.runtime, &beside).await?);
             fail::point("import: layer");
+        }
+        let layers = stack(layers);
+        if layers.len() > LAYERS_MAX {
+            let text = format!("the archive's image has {} layers, and boxes at most {LAYERS_MAX}", layers.len());
+            return Err(EngineError { kind: ErrorKind::Invalid, ..EngineError::broken("reading the archive", text) });
         }
         if let Some(blob) = own.blob {
             let (into, unpacking) = (upper.clone(), unpacking.clone());
@@ -116,8 +127,7 @@ impl LocalEngine {
         storage.received(into).await.map_err(making("keeping the snapshot's disk"))?;
         fail::point("import: kept");
         let size_bytes = storage.finish(into).await.map_err(making("measuring the snapshot"))?;
-        let layers = stack(layers);
-        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None };
+        let record = SnapshotRecord { layers, image_env: env, storage: kind, size_bytes, source: None, once: false };
         record.write(&self.host.snapshot(into)).map_err(making("writing the snapshot's record"))?;
         fail::point("import: recorded");
         drop(kept);

@@ -13,7 +13,7 @@ use boxyard_proto::disk::{Answer, Disk, Order, Quotas};
 use boxyard_proto::{BoxId, SnapshotId};
 use tokio::sync::Mutex;
 
-use super::{Budget, Storage, copy, entries, walk};
+use super::{Budget, Source, Storage, copy, entries, walk};
 use crate::fail;
 use crate::local::disk::DiskTool;
 
@@ -71,6 +71,8 @@ impl Subvolumes {
     }
 
     async fn destroy(&self, subvolume: PathBuf) -> io::Result<()> {
+        // Somebody who was not waited for may be making it.
+        self.tool.idle(&subvolume).await;
         if !subvolume.exists() {
             return Ok(());
         }
@@ -113,12 +115,18 @@ impl Storage for Subvolumes {
         !from.starts_with(&self.root)
     }
 
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, budget: Budget) -> io::Result<Option<Disk>> {
+    async fn prepare(&self, id: &BoxId, from: Option<&Source>, budget: Budget) -> io::Result<Option<Disk>> {
         let subvolume = self.disk(id);
-        let disk = Disk { subvolume: subvolume.clone(), from: None, limit: budget.charge(self.quotas) };
-        let Some(from) = from else { return Ok(Some(disk)) };
+        let limit = budget.charge(self.quotas);
+        let disk = Disk { subvolume: subvolume.clone(), from: None, taken: false, limit };
+        let Some(Source { folder: from, take }) = from else { return Ok(Some(disk)) };
         if !self.copies(from) {
-            return Ok(Some(Disk { from: Some(from.to_owned()), ..disk }));
+            if !take {
+                return Ok(Some(Disk { from: Some(from.clone()), ..disk }));
+            }
+            self.destroy(subvolume.clone()).await?;
+            fs::rename(from, subvolume)?;
+            return Ok(Some(Disk { taken: true, ..disk }));
         }
         // Saved by another kind of storage. It has its name when it is complete.
         let draft = self.draft(id);
@@ -139,10 +147,11 @@ impl Storage for Subvolumes {
         self.tool.order(Order::Flush { subvolume: self.disk(id), draft }).await.map(drop)
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId, taken: bool) -> io::Result<u64> {
         let saved = self.saved(into);
         self.destroy(saved.clone()).await?;
-        let charged = sizes(self.tool.order(Order::Snapshot { subvolume: self.disk(id), into: saved }).await?)?;
+        let order = Order::Snapshot { subvolume: self.disk(id), into: saved, taken };
+        let charged = sizes(self.tool.order(order).await?)?;
         // Full quotas do not mind who else holds something.
         Ok(if self.quotas == Quotas::Simple { charged.values().sum() } else { 0 })
     }
@@ -158,7 +167,7 @@ impl Storage for Subvolumes {
     async fn receive(&self, id: &SnapshotId) -> io::Result<PathBuf> {
         let draft = self.saved_draft(id);
         self.destroy(draft.clone()).await?;
-        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, limit: None })).await?;
+        self.tool.order(Order::Make(Disk { subvolume: draft.clone(), from: None, taken: false, limit: None })).await?;
         Ok(draft.join("upper"))
     }
 
@@ -166,8 +175,21 @@ impl Storage for Subvolumes {
         let draft = self.saved_draft(id);
         // The order that follows has a deadline, and this takes as long as the disk needs.
         copy::settle(draft.clone()).await?;
-        self.tool.order(Order::Snapshot { subvolume: draft.clone(), into: self.saved(id) }).await?;
+        self.tool.order(Order::Snapshot { subvolume: draft.clone(), into: self.saved(id), taken: false }).await?;
         self.destroy(draft).await
+    }
+
+    async fn freed(&self, id: &BoxId, budget: Budget) -> io::Result<()> {
+        // Full quotas do not mind who else holds something.
+        if self.quotas != Quotas::Simple {
+            return Ok(());
+        }
+        let charged = self.sizes_in("boxes", Some(id.as_str())).await?.get(id.as_str()).copied().unwrap_or_default();
+        // The books may be half a minute old.
+        if budget.charge(self.quotas).is_none_or(|limit| charged < limit / 2) {
+            return Ok(());
+        }
+        self.tool.order(Order::Freed { at: self.root.join("snapshots") }).await.map(drop)
     }
 
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use boxyard_proto::disk::Disk;
 use boxyard_proto::{BoxId, SnapshotId};
 
-use super::{Budget, Storage, copy, walk};
+use super::{Budget, Source, Storage, copy, walk};
 use crate::fail;
 use crate::local::trash::Trash;
 
@@ -73,13 +73,13 @@ impl Storage for Folders {
         true
     }
 
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, _budget: Budget) -> io::Result<Option<Disk>> {
+    async fn prepare(&self, id: &BoxId, from: Option<&Source>, _budget: Budget) -> io::Result<Option<Disk>> {
         let disk = self.disk(id);
         let upper = disk.join("upper");
         if let Some(from) = from
             && !upper.exists()
         {
-            self.copy(from.join("upper"), upper, true).await?;
+            self.copy(from.folder.join("upper"), upper, true).await?;
         }
         // What overlay shows as the root of the box has the mode of `upper`.
         for name in ["upper", "work"] {
@@ -95,7 +95,7 @@ impl Storage for Folders {
         Ok(())
     }
 
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64> {
+    async fn save(&self, id: &BoxId, into: &SnapshotId, _taken: bool) -> io::Result<u64> {
         let upper = self.saved(into).join("upper");
         if upper.exists() {
             self.trash.throw(&upper)?;
@@ -119,6 +119,10 @@ impl Storage for Folders {
 
     async fn received(&self, id: &SnapshotId) -> io::Result<()> {
         fs::rename(self.saved(id).join(DRAFT), self.saved(id).join("upper"))
+    }
+
+    async fn freed(&self, _id: &BoxId, _budget: Budget) -> io::Result<()> {
+        Ok(())
     }
 
     async fn used(&self, id: &BoxId, _budget: Budget) -> io::Result<u64> {

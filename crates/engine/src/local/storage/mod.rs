@@ -21,7 +21,7 @@
 //! With simple quotas a box is charged for what it has written itself, as long as anybody holds it. Hence three rules, see [`Budget`]:
 //! a box from a snapshot may write its limit less what the snapshot holds, and a quarter of its limit at least, for deleting what it
 //! started with gives it nothing back; what it had written when it was last saved is added to its limit while it has snapshots, for
-//! they hold it, whatever the box deletes; and the size of a snapshot is counted file by file.
+//! they hold it, whatever the box deletes, less what it holds beyond its limit; and the size of a snapshot is counted file by file.
 
 mod btrfs;
 mod copy;
@@ -98,15 +98,16 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
     /// Whether a disk that starts as a copy of the saved one in `from` is copied file by file, which takes a while.
     fn copies(&self, from: &Path) -> bool;
 
-    /// Makes the box's disk, as a copy of the saved one in `from` where one is given, or says how the launcher is to make it. A disk that
+    /// Makes the box's disk, from the saved one in `from` where one is given, or says how the launcher is to make it. A disk that
     /// is complete stays as it is.
-    async fn prepare(&self, id: &BoxId, from: Option<&Path>, budget: Budget) -> io::Result<Option<Disk>>;
+    async fn prepare(&self, id: &BoxId, from: Option<&Source>, budget: Budget) -> io::Result<Option<Disk>>;
 
     /// Does what it can of a save while the box still runs.
     async fn flush(&self, id: &BoxId, into: &SnapshotId) -> io::Result<()>;
 
-    /// Copies the box's disk, in which nothing may change meanwhile. Returns the bytes to be noted as [`Budget::saved`] of the box.
-    async fn save(&self, id: &BoxId, into: &SnapshotId) -> io::Result<u64>;
+    /// Copies the box's disk, in which nothing may change meanwhile; with `taken`, so that it can be [taken](Source::take). Returns the
+    /// bytes to be noted as [`Budget::saved`] of the box.
+    async fn save(&self, id: &BoxId, into: &SnapshotId, taken: bool) -> io::Result<u64>;
 
     /// Waits until a saved disk is safe from a loss of power, and returns the bytes that it holds.
     async fn finish(&self, id: &SnapshotId) -> io::Result<u64>;
@@ -116,6 +117,10 @@ pub(super) trait Storage: Send + Sync + std::fmt::Debug {
 
     /// Keeps what was filled as the saved disk; [`finish`](Self::finish) is next.
     async fn received(&self, id: &SnapshotId) -> io::Result<()>;
+
+    /// Waits until the box is not charged any more for what only removed disks held, if that is much beside `budget` and the kernel
+    /// lets one wait.
+    async fn freed(&self, id: &BoxId, budget: Budget) -> io::Result<()>;
 
     /// Bytes that the box's disk holds.
     async fn used(&self, id: &BoxId, budget: Budget) -> io::Result<u64>;
@@ -225,6 +230,17 @@ impl Storages {
         }
     }
 
+    /// Bytes that the pool's file may still come to take of the data folder's file system. Blocks.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn promised(&self, data: &Path) -> io::Result<u64> {
+        match self.pool {
+            Some(_) => room::not_taken(&data.join(POOL_IMAGE)),
+            None => Ok(0),
+        }
+    }
+
     /// Unmounts the pool. Nothing may use it any more.
     pub(super) fn close(&self) -> io::Result<()> {
         if self.pool.is_none() {
@@ -236,6 +252,15 @@ impl Storages {
             unmounted => Ok(unmounted?),
         }
     }
+}
+
+/// A saved disk that a box's own starts as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    /// The folder in which its `upper` lies.
+    pub(super) folder: PathBuf,
+    /// Whether nobody else wants it: the box gets itself rather than a copy, where no copying file by file is needed.
+    pub(super) take: bool,
 }
 
 /// What decides how much a box may write.
@@ -256,13 +281,25 @@ impl Budget {
             Quotas::Off => return None,
             Quotas::Full if self.started_with == 0 => self.limit,
             Quotas::Full => self.limit.max(self.started_with.saturating_add(ROOM_MIN)),
-            Quotas::Simple => {
-                let room = if self.started_with == 0 { 0 } else { ROOM_MIN.max(self.limit / 4) };
-                self.limit.saturating_sub(self.started_with).max(room).saturating_add(self.saved)
-            }
+            Quotas::Simple => self.own().saturating_add(self.saved),
         };
         // The kernel takes larger ones for negative.
         (limit <= i64::MAX.cast_unsigned()).then_some(limit)
+    }
+
+    /// What it may write itself, beyond what it started with.
+    fn own(self) -> u64 {
+        let room = if self.started_with == 0 { 0 } else { ROOM_MIN.max(self.limit / 4) };
+        self.limit.saturating_sub(self.started_with).max(room)
+    }
+
+    /// What to note as [`saved`](Self::saved) of a box that was charged `charged` when it was saved and held `held` then. What it holds
+    /// beyond its limit already is not given to it once more: else it could hold more with each time that it is saved.
+    pub(super) fn credit(self, charged: u64, held: u64) -> u64 {
+        let may_hold = self.started_with.saturating_add(self.own());
+        // Files that share their bytes are counted as if they did not.
+        let held = held.min(self.started_with.saturating_add(charged));
+        charged.saturating_sub(held.saturating_sub(may_hold))
     }
 }
 
@@ -294,5 +331,25 @@ mod tests {
         assert_eq!(charge(Quotas::Full, gib(5), gib(6), 0), Some(gib(6) + (64 << 20)));
         assert_eq!(charge(Quotas::Off, gib(5), 0, 0), None);
         assert_eq!(charge(Quotas::Simple, u64::MAX, 0, 0), None);
+    }
+
+    #[test]
+    fn however_often_a_box_is_saved_it_never_holds_more_than_twice_its_limit() {
+        for (limit, started_with) in [(5_u64 << 30, 0), (8 << 30, 1 << 30), (8 << 30, 9 << 30)] {
+            let mut budget = Budget { limit, started_with, saved: 0 };
+            let may_hold = started_with + budget.own();
+            let mut charged = 0;
+            for time in 0..10 {
+                // It writes all that it may, and deletes nothing: all that it is charged for it holds.
+                charged = budget.charge(Quotas::Simple).unwrap();
+                assert!(started_with + charged <= may_hold + budget.own(), "{limit} {started_with} {time}");
+                budget.saved = budget.credit(charged, started_with + charged);
+            }
+            let half = budget.own() / 2;
+            assert_eq!(budget.credit(half, 100 * limit), half, "files that share what they hold");
+            // It deletes all of it, which its snapshots hold: then it may write its limit anew.
+            budget.saved = budget.credit(charged, started_with);
+            assert_eq!(budget.charge(Quotas::Simple), Some(charged + budget.own()));
+        }
     }
 }

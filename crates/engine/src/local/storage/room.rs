@@ -41,6 +41,12 @@ pub(super) fn of_pool(pool: &Path, image: &Path) -> io::Result<DiskRoom> {
     Ok(in_pool(Space::of(pool)?, taken, Space::of(image)?))
 }
 
+/// Bytes of a sparse file that it does not take yet.
+pub(super) fn not_taken(image: &Path) -> io::Result<u64> {
+    let file = fs::metadata(image)?;
+    Ok(file.len().saturating_sub(file.blocks().saturating_mul(512)))
+}
+
 /// A pool is as large as it says only if its file can grow to that, `taken` being what it takes so far. What is left is what is free in
 /// both: a pool that boxes can write to on a host that is full is the end of them, for then their writes fail below the file system.
 fn in_pool(pool: Space, taken: u64, host: Space) -> DiskRoom {

@@ -23,6 +23,11 @@ pub(super) const FOLDER: OFlags =
 /// Files of one box that are gone through at most.
 const FILES_MAX: u64 = 20_000_000;
 
+/// Bytes of names of folders that wait to be entered, and about what keeping each takes besides. A box may make millions of folders with
+/// the longest names in one.
+const WAITING_MAX: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+const WAITING_EACH: usize = 32;
+
 /// How old a size may be that is told instead of another walk.
 const SIZE_AGE: Duration = Duration::from_secs(60);
 
@@ -41,6 +46,13 @@ pub(super) trait Visitor {
     fn leave(&mut self, folder: &OwnedFd, stat: &Stat) -> io::Result<()>;
 }
 
+/// What is bounded.
+#[derive(Default)]
+struct Held {
+    files: u64,
+    waiting: usize,
+}
+
 struct Level {
     stat: Stat,
     folders: Vec<CString>,
@@ -52,11 +64,12 @@ struct Level {
 /// What the kernel or the visitor says; folders were moved meanwhile.
 pub(super) fn walk(top: &std::path::Path, visitor: &mut dyn Visitor, stop: &AtomicBool) -> io::Result<()> {
     let mut here = openat(CWD, top, FOLDER, Mode::empty())?;
-    let mut files = 0;
+    let mut held = Held::default();
     visitor.enter(None)?;
-    let mut levels = vec![look(&here, visitor, stop, &mut files)?];
+    let mut levels = vec![look(&here, visitor, stop, &mut held)?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.folders.pop() {
+            held.waiting = held.waiting.saturating_sub(name.as_bytes().len() + WAITING_EACH);
             let inner = match openat(&here, &name, FOLDER, Mode::empty()) {
                 // Gone meanwhile, or something else now.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
@@ -64,7 +77,7 @@ pub(super) fn walk(top: &std::path::Path, visitor: &mut dyn Visitor, stop: &Atom
             };
             visitor.enter(Some(&name))?;
             here = inner;
-            levels.push(look(&here, visitor, stop, &mut files)?);
+            levels.push(look(&here, visitor, stop, &mut held)?);
             continue;
         }
         visitor.leave(&here, &level.stat)?;
@@ -81,7 +94,7 @@ pub(super) fn walk(top: &std::path::Path, visitor: &mut dyn Visitor, stop: &Atom
 }
 
 /// Shows the files of a folder and lists its folders.
-fn look(folder: &OwnedFd, visitor: &mut dyn Visitor, stop: &AtomicBool, files: &mut u64) -> io::Result<Level> {
+fn look(folder: &OwnedFd, visitor: &mut dyn Visitor, stop: &AtomicBool, held: &mut Held) -> io::Result<Level> {
     let mut folders = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -89,8 +102,8 @@ fn look(folder: &OwnedFd, visitor: &mut dyn Visitor, stop: &AtomicBool, files: &
         if name == c"." || name == c".." {
             continue;
         }
-        *files += 1;
-        if *files > FILES_MAX || stop.load(Ordering::Relaxed) {
+        held.files += 1;
+        if held.files > FILES_MAX || held.waiting > WAITING_MAX || stop.load(Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::Interrupted, "there are too many files, or nobody waits"));
         }
         let stat = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -98,6 +111,7 @@ fn look(folder: &OwnedFd, visitor: &mut dyn Visitor, stop: &AtomicBool, files: &
             stat => stat?,
         };
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            held.waiting += name.to_bytes().len() + WAITING_EACH;
             folders.push(name.to_owned());
         } else {
             visitor.file(folder, name, &stat)?;
@@ -190,5 +204,20 @@ impl Visitor for Sum {
     fn leave(&mut self, _folder: &OwnedFd, stat: &Stat) -> io::Result<()> {
         self.add(stat);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_folder_of_millions_of_folders_is_not_held_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |number: u32| std::fs::create_dir(dir.path().join(format!("{number:0200}"))).unwrap();
+        (0..4000).for_each(make);
+        measure(dir.path().to_owned()).await.unwrap();
+        (4000..6000).for_each(make);
+        assert_eq!(measure(dir.path().to_owned()).await.unwrap_err().kind(), io::ErrorKind::Interrupted);
     }
 }

@@ -65,6 +65,11 @@ async fn layers_in_the_end(yard: &Yard) -> usize {
 /// A small archive of a snapshot, made by other means than ours, of these files. A path that ends in a slash is a folder, and one like
 /// `a -> b` a link.
 pub(super) fn small_archive(base: &[(&str, &str)], own: &[(&str, &str)]) -> Vec<u8> {
+    archive_of(&[base, own])
+}
+
+/// The same of any number of layers, of which the last is the box's own.
+fn archive_of(layers: &[&[(&str, &str)]]) -> Vec<u8> {
     let script = r#"
 import hashlib, io, json, sys, tarfile
 blobs, layers = {}, []
@@ -88,7 +93,7 @@ for files in json.loads(sys.argv[1]):
             add(out, path, text.encode())
     layers.append(blob('layer.v1.tar', data.getvalue()))
 label = 'io.boxyard.snapshot'
-labels = {label: '1', label + '.runtime': 'node', label + '.size': 'small', label + '.layers': '["x"]'}
+labels = {label: '1', label + '.runtime': 'node', label + '.size': 'small', label + '.layers': json.dumps(['x'] * (len(layers) - 1))}
 arch = {'x86_64': 'amd64', 'aarch64': 'arm64'}[__import__('platform').machine()]
 config = blob('config.v1+json', json.dumps({'architecture': arch, 'os': 'linux', 'config': {'Labels': labels},
     'rootfs': {'type': 'layers', 'diff_ids': [layer['digest'] for layer in layers]}}).encode())
@@ -100,7 +105,7 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode='w|') as out:
     for path, data in files.items():
         add(out, path, data)
 "#;
-    let files = serde_json::to_string(&[base, own]).unwrap();
+    let files = serde_json::to_string(layers).unwrap();
     let made = Command::new("python3").args(["-c", script, &files]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     made.stdout
@@ -156,6 +161,37 @@ os.setxattr("sum", "security.capability", struct.pack("<IIIII", 0x02000001, 1 <<
         assert_eq!(layers_in_the_end(&yard).await, 0);
         yard.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_more_layers_than_a_box_can_have_is_not_taken_in() {
+    let yard = Yard::with(StorageChoice::Dir).await;
+    let names: Vec<String> = (0..161).map(|number| format!("layer{number}")).collect();
+    let files: Vec<[(&str, &str); 1]> = names.iter().map(|name| [(name.as_str(), "")]).collect();
+    let layers_of = |count: usize| {
+        let image = files[..count].iter().map(|file| &file[..]);
+        archive_of(&image.chain([&[("own", "own")][..]]).collect::<Vec<_>>())
+    };
+    let error = import(&yard, &new_id(), layers_of(161)).await.unwrap_err();
+    assert_eq!(kind(error), format!("{:?}", ErrorKind::Invalid));
+    assert_eq!(layers_in_the_end(&yard).await, 0);
+    import(&yard, &new_id(), layers_of(160)).await.map_err(explain).unwrap();
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_of_archives_took_the_room_that_the_pool_grows_into() {
+    // A pool of more than this host has.
+    let yard = Yard::open_with(|config| {
+        config.storage = StorageChoice::Btrfs;
+        config.pool_size = Some(4 << 40);
+    })
+    .await;
+    let whole = small_archive(&[("etc/", "")], &[("own", "own")]);
+    let error = import(&yard, &new_id(), whole).await.unwrap_err();
+    assert_eq!(kind(error), format!("{:?}", ErrorKind::Exhausted));
+    assert_eq!(layers_in_the_end(&yard).await, 0);
+    yard.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,8 +102,12 @@ async fn survive(storage: StorageChoice) {
         &["create: recorded", "create: disk prepared", "create: running", "create: launched"],
         &["copy: begun", "copy: half"],
     ) {
-        for again in [true, false] {
-            let copy = BoxSpec { from: Some(snapshot.clone()), ..spec(LIMITS) };
+        for (again, once) in [(true, true), (false, false), (true, false)] {
+            let from = if once { SnapshotId::from_entropy(rand::random()) } else { snapshot.clone() };
+            if once {
+                yard.engine.save_once(&source, &from).await.map_err(explain).unwrap();
+            }
+            let copy = BoxSpec { from: Some(from.clone()), ..spec(LIMITS) };
             yard = die_after(yard, step, storage, &Deed::Create(copy.clone())).await;
             assert!(state(&yard, &copy.id).await.is_some(), "{step}: it is known");
             if again {
@@ -112,6 +116,10 @@ async fn survive(storage: StorageChoice) {
             }
             yard.engine.remove(&copy.id).await.map_err(explain).unwrap();
             assert_eq!(state(&yard, &copy.id).await, None, "{step}");
+            if once {
+                yard.engine.drop_snapshot(&from).await.map_err(explain).unwrap();
+            }
+            assert_eq!(yard.engine.snapshots().await.unwrap(), std::slice::from_ref(&snapshot), "{step}");
         }
     }
 

@@ -110,6 +110,52 @@ async fn a_copy_has_the_limit_of_its_own_box_and_deleting_makes_room_though_a_sn
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_box_that_was_saved_again_and_again_held_its_limit_with_each_time_once_more() {
+    let yard = Yard::with_pool().await;
+    let id = yard.make_limited(limited(100)).await;
+    let save = async || {
+        let snapshot = SnapshotId::from_entropy(rand::random());
+        let saved = yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+        (snapshot, saved.size_bytes)
+    };
+    // One is kept for ever: only with its last does a box lose what it was given for them.
+    let _kept = save().await;
+    for time in 0..4 {
+        yard.sh(&id, &format!("dd if=/dev/urandom of=/{time} bs=1M count=120; sync")).await;
+        let (snapshot, held) = save().await;
+        assert!(held < 215 << 20, "{time}: {held}");
+        yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+    }
+    // What it deletes it may write again, whoever holds it still.
+    yard.sh(&id, "rm /0 /1; sync").await;
+    assert!(save().await.1 < 10 << 20);
+    let done = yard.sh(&id, "dd if=/dev/urandom of=/new bs=1M count=90 && sync && echo ok").await;
+    assert_eq!(done.out, "ok\n", "{done:?}");
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_names_and_attributes_was_not_counted_in_snapshots() {
+    let yard = Yard::with_pool().await;
+    let attributes = r#"import os
+for number in range(60):
+  os.close(os.open(f"/x{number}", os.O_CREAT))
+  for name in range(60): os.setxattr(f"/x{number}", f"user.{name}", b"v" * 3800)"#;
+    let names = r#"import os
+os.close(os.open("/one", os.O_CREAT))
+for number in range(20000): os.link("/one", f"/{number:06}" + "l" * 200)"#;
+    for script in [attributes, names] {
+        let id = yard.make_limited(limited(200)).await;
+        let done = yard.sh(&id, &format!("python3 -c '{script}' && echo ok")).await;
+        assert_eq!(done.out, "ok\n", "{done:?}");
+        let snapshot = SnapshotId::from_entropy(rand::random());
+        let saved = yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+        assert!((12 << 20..30 << 20).contains(&saved.size_bytes), "{saved:?}");
+    }
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_box_that_holds_more_than_it_may_was_neither_saved_nor_started_again() {
     let yard = Yard::with_pool().await;
     let id = yard.make_limited(limited(200)).await;
@@ -128,6 +174,25 @@ async fn a_box_that_holds_more_than_it_may_was_neither_saved_nor_started_again()
     yard.engine.stop(&id).await.map_err(explain).unwrap();
     assert_eq!(yard.engine.resume(&id).await.map_err(explain).unwrap(), Resumed::Started);
     assert!(yard.sh(&id, "echo more > /more").await.err.contains("quota exceeded"));
+    yard.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_could_not_write_for_a_while_when_its_last_snapshot_had_been_deleted() {
+    let yard = Yard::with_pool().await;
+    let id = yard.make_limited(limited(100)).await;
+    for _ in 0..2 {
+        let snapshot = SnapshotId::from_entropy(rand::random());
+        yard.sh(&id, "dd if=/dev/urandom of=/big bs=1M count=60; sync").await;
+        yard.engine.save(&id, &snapshot).await.map_err(explain).unwrap();
+        let done = yard.sh(&id, "rm /big; sync; dd if=/dev/urandom of=/big bs=1M count=60 && sync && echo ok").await;
+        assert_eq!(done.out, "ok\n", "{done:?}");
+        yard.engine.drop_snapshot(&snapshot).await.map_err(explain).unwrap();
+        let done = yard.sh(&id, "dd if=/dev/urandom of=/more bs=1M count=20 && sync && echo ok").await;
+        assert_eq!(done.out, "ok\n", "{done:?}");
+        assert!(yard.sh(&id, "dd if=/dev/urandom of=/much bs=1M count=40").await.err.contains("quota exceeded"));
+        yard.sh(&id, "rm /more /much; sync").await;
+    }
     yard.close().await;
 }
 

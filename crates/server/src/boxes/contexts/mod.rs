@@ -217,7 +217,7 @@ impl Boxes {
     /// As [`context`](Self::context); the box takes no work; too much code waits.
     pub async fn run_in_context(&self, kept: &Kept, id: &str, code: ContextCode) -> Result<CodeReply, ContextError> {
         let limits = &self.yard.contexts;
-        let output = self.yard.outputs.with_each(limits.output_cap).output();
+        let output = self.yard.outputs.output_up_to(limits.output_cap);
         self.order(kept, id, code, Sink::hold(output, limits.results_cap)).await
     }
 

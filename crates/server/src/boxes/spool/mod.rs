@@ -12,13 +12,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use boxyard_proto::{BoxId, RunId};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::config::Config;
+use crate::metrics::OutputBytes;
 use crate::store::{KeptOutput, OutputRow};
 
 mod clear;
@@ -56,7 +57,7 @@ struct Room {
     /// Bytes at most.
     max: u64,
     /// Bytes in use.
-    used: AtomicU64,
+    used: OutputBytes,
     /// It is getting full.
     crowded: Notify,
 }
@@ -65,7 +66,7 @@ impl Room {
     /// Takes `bytes` if there are so many left.
     fn reserve(&self, bytes: u64) -> bool {
         let take = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.max);
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        let taken = self.used.inner().fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
         if self.is_crowded() {
             self.crowded.notify_one();
         }
@@ -74,7 +75,7 @@ impl Room {
 
     /// Takes them whether or not.
     fn count(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.used.inner().fetch_add(bytes, Ordering::Relaxed);
         if self.is_crowded() {
             self.crowded.notify_one();
         }
@@ -82,12 +83,12 @@ impl Room {
 
     fn release(&self, bytes: u64) {
         let give = |used: u64| Some(used.saturating_sub(bytes));
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
+        let _ = self.used.inner().fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
     }
 
     /// An eighth is to be left for what comes in a hurry.
     fn is_crowded(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.max - self.max / 8
+        self.used.get() > self.max - self.max / 8
     }
 
     fn path(&self, box_id: &BoxId, run_id: &RunId) -> PathBuf {
@@ -96,12 +97,13 @@ impl Room {
 }
 
 impl Spools {
-    pub(super) fn new(config: &Config) -> Self {
+    /// Counts in `used` what is kept.
+    pub(super) fn new(config: &Config, used: OutputBytes) -> Self {
         let room = Room {
             folder: config.data_dir.join("spool"),
             shape: Shape::of(config.output_keep),
             max: config.output_total,
-            used: AtomicU64::new(0),
+            used,
             crowded: Notify::new(),
         };
         Self { room: Arc::new(room), scans: Semaphore::new(SCANS) }

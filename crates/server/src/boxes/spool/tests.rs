@@ -32,7 +32,7 @@ impl Place {
             .expect("the default configuration");
         config.data_dir = folder.path().to_owned();
         (config.output_keep, config.output_total) = (keep, total);
-        Spools::new(&config)
+        Spools::new(&config, Default::default())
     }
 
     fn pen(&self) -> Pen {
@@ -54,7 +54,7 @@ impl Place {
     }
 
     fn used(&self) -> u64 {
-        self.spools.room.used.load(Ordering::Relaxed)
+        self.spools.room.used.get()
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a client says.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use boxyard_proto::api::session::{ClientFrame, Start};
-use boxyard_proto::wire::{self, Parsed};
 use futures_util::StreamExt;
 use tokio::io::{AsyncWriteExt, SimplexStream, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Stream;
@@ -14,6 +17,8 @@ use crate::http::websocket::MESSAGE_MAX;
 
 /// What a terminal takes for the end of input.
 const END_OF_INPUT: &[u8] = b"\x04";
+/// How long input may find no room before that is told.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// Why nothing more is heard of a client.
 #[derive(Debug)]
@@ -36,12 +41,14 @@ pub(super) async fn first(stream: &mut Stream) -> Result<Start, Heard> {
     }
 }
 
-/// Takes in what the client says, to its end. When much input waits for the program this waits too, and so does the client.
+/// Takes in what the client says, to its end. When much input waits for the program this waits too, and so does the client; `stuck` is
+/// told of that again and again.
 pub(super) async fn hear(
     stream: &mut Stream,
     input: WriteHalf<SimplexStream>,
     mut steering: Steering,
     with_terminal: bool,
+    stuck: &Notify,
 ) -> Heard {
     let mut input = Some(input);
     loop {
@@ -54,12 +61,12 @@ pub(super) async fn hear(
                 };
                 // After stdin_close nobody takes it.
                 if let Some(input) = &mut input {
-                    let _ = input.write_all(&bytes).await;
+                    pass(input, &bytes, stuck).await;
                 }
             }
             Ok(ClientFrame::StdinClose) if with_terminal => {
                 if let Some(input) = &mut input {
-                    let _ = input.write_all(END_OF_INPUT).await;
+                    pass(input, END_OF_INPUT, stuck).await;
                 }
             }
             Ok(ClientFrame::StdinClose) => {
@@ -71,6 +78,15 @@ pub(super) async fn hear(
             Ok(ClientFrame::Signal { signal }) => steering.signal(&signal),
             Ok(ClientFrame::Terminate { grace_ms }) => steering.terminate(grace_ms),
         }
+    }
+}
+
+/// Puts bytes where they wait for the program, when there is room.
+async fn pass(input: &mut WriteHalf<SimplexStream>, bytes: &[u8], stuck: &Notify) {
+    let mut passing = std::pin::pin!(input.write_all(bytes));
+    // The pipe is memory: writing to it fails only when nobody will read it.
+    while timeout(STUCK_AFTER, &mut passing).await.is_err() {
+        stuck.notify_one();
     }
 }
 
@@ -86,10 +102,10 @@ async fn next(stream: &mut Stream) -> Result<ClientFrame, Heard> {
             }
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(Heard::Left),
         };
-        match wire::parse(text.as_bytes(), &ClientFrame::KNOWN) {
-            Ok(Parsed::Known(frame)) => return Ok(frame),
+        match ClientFrame::parse(&text) {
+            Ok(Some(frame)) => return Ok(frame),
             // From a newer client.
-            Ok(Parsed::Unknown(_)) => {}
+            Ok(None) => {}
             Err(error) => return Err(Heard::Nonsense(format!("a frame is not as it must be: {error}"))),
         }
     }

@@ -17,7 +17,7 @@ const TERM: &str = "TERM=xterm-256color";
 /// # Errors
 /// Says what is wrong with the frame.
 pub(super) fn order(start: Start) -> Result<(SessionOrder, String), InvalidOrder> {
-    let Start { argv, cmd, tty, cwd, rows, cols, env } = start;
+    let Start { argv, cmd, tty, cwd, rows, cols, env, window: _ } = start;
     let argv = match (argv, cmd) {
         (Some(argv), _) => argv,
         (None, Some(line)) => vec!["bash".into(), "-lc".into(), line],

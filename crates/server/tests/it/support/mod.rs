@@ -18,9 +18,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod client;
+mod live;
 pub mod ssh;
 
 pub use client::{Answer, Client, parts};
+pub use live::Live;
 
 /// The key of the first account in every test.
 pub const KEY: &str = "the-first-key-of-tests";

@@ -127,7 +127,7 @@ fn contents(archive: &[u8]) -> io::Result<Contents> {
 }
 
 fn unpacking() -> Unpacking {
-    Unpacking { allowance: Allowance::new(1 << 30), stop: Arc::default() }
+    Unpacking { allowance: Allowance::new(1 << 30), keep_free: 0, stop: Arc::default() }
 }
 
 #[tokio::test]

@@ -81,6 +81,7 @@ struct Place {
     dir: TempDir,
     entries: u64,
     bytes: u64,
+    keep_free: Option<u64>,
 }
 
 impl Place {
@@ -90,7 +91,7 @@ impl Place {
         fs::create_dir_all(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("etc/passwd"), "precious").unwrap();
         fs::write(dir.path().join("a/beside"), "precious").unwrap();
-        Self { dir, entries: 10_000, bytes: 1 << 30 }
+        Self { dir, entries: 10_000, bytes: 1 << 30, keep_free: None }
     }
 
     fn root(&self) -> PathBuf {
@@ -108,8 +109,13 @@ impl Place {
     fn unpack_as(&self, bytes: &[u8], diff_id: &Digest) -> io::Result<Stats> {
         let root = OwnedFd::from(fs::File::open(self.root()).unwrap());
         let stop = AtomicBool::new(false);
-        let terms =
-            Terms { allowance: Allowance::new(self.bytes), entries: self.entries, rules: Rules::Image, stop: &stop };
+        let terms = Terms {
+            allowance: Allowance::new(self.bytes),
+            entries: self.entries,
+            rules: Rules::Image,
+            keep_free: self.keep_free,
+            stop: &stop,
+        };
         unpack(bytes, root, diff_id, &terms)
     }
 
@@ -377,6 +383,74 @@ fn too_much_is_refused() {
         bytes.resize(4 << 20, b'x');
         assert!(place.unpack_as(&bytes, &Digest::of(&bytes)).is_err(), "{kind:?}");
     }
+}
+
+#[test]
+fn what_a_small_layer_takes_on_the_disk_counts_and_not_only_what_it_has() {
+    let mut place = Place::new();
+    // Attributes for every file that follows: 12 KB of an archive were 400 MB on a disk.
+    let values: Vec<String> = (0..50).map(|number| format!("SCHILY.xattr.user.a{number}")).collect();
+    let mut records = Vec::new();
+    for key in &values {
+        let rest = key.len() + 3000 + 3;
+        records.extend(format!("{} {key}=", rest + 4).into_bytes());
+        records.extend([b'v'; 3000]);
+        records.push(b'\n');
+    }
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::XGlobalHeader);
+    header.set_size(records.len() as u64);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend(&records);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    let files = (0..100).fold(Layer::new(), |layer, number| layer.file(&format!("file{number}"), ""));
+    bytes.extend(files.bytes());
+    place.bytes = 2 << 20;
+    let error = place.unpack_as(&bytes, &Digest::of(&bytes)).unwrap_err();
+    assert!(error.to_string().contains("more than is allowed"), "{error}");
+
+    // A byte in each block: 25 bytes of an archive were 4096 on a disk.
+    let place = Place::new();
+    let map: Vec<String> = (0..1000).map(|number| format!("{},1", number * 8192)).collect();
+    let bytes_of_file = "x".repeat(1000);
+    let scattered = |size: &str| {
+        Layer::new()
+            .pax(&[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.join(",").as_bytes())])
+            .file("scattered", &bytes_of_file)
+            .bytes()
+    };
+    let bytes = scattered("8184001");
+    let stop = AtomicBool::new(false);
+    let root = || OwnedFd::from(fs::File::open(place.root()).unwrap());
+    // As from an archive of a snapshot, where holes take nothing.
+    let terms = |bytes| Terms {
+        allowance: Allowance::new(bytes),
+        entries: 10,
+        rules: Rules::Snapshot,
+        keep_free: None,
+        stop: &stop,
+    };
+    let error = unpack(&bytes[..], root(), &Digest::of(&bytes), &terms(3 << 20)).unwrap_err();
+    assert!(error.to_string().contains("more than is allowed"), "{error}");
+    unpack(&bytes[..], root(), &Digest::of(&bytes), &terms(5 << 20)).unwrap();
+}
+
+#[test]
+fn room_is_looked_at_when_a_layer_is_begun_and_while_it_is_unpacked() {
+    // More than there is anywhere.
+    let mut place = Place { keep_free: Some(u64::MAX), ..Place::new() };
+    let small = || Layer::new().file("small", "x");
+    assert_eq!(place.unpack(small()).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let (stop, root) = (AtomicBool::new(false), OwnedFd::from(fs::File::open(place.root()).unwrap()));
+    let mut work = Work { tree: Tree::new(root), times: Vec::new(), kept: 0, unseen: 0, buffer: Vec::new() };
+    let allowance = Allowance::new(0);
+    let terms = Terms { allowance, entries: 0, rules: Rules::Snapshot, keep_free: place.keep_free, stop: &stop };
+    work.spend(LOOK_EVERY - 1, &terms).unwrap();
+    assert_eq!(work.spend(1, &terms).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    work.spend(1, &terms).unwrap();
+    place.keep_free = Some(0);
+    place.unpack(small()).unwrap();
 }
 
 #[test]
