@@ -13,6 +13,7 @@ mod archive;
 mod askpass;
 mod attach;
 mod client;
+mod context;
 mod cp;
 mod create;
 mod data;
@@ -85,6 +86,9 @@ enum Command {
     Git(git::Git),
     /// Print what a run has written, follow it, and end with its exit code
     Attach(attach::Attach),
+    /// Start interpreters whose variables live between calls, and run code in them
+    #[command(subcommand)]
+    Context(context::Context),
     /// Print a box's log, and follow it
     Logs(logs::Logs),
     /// Pause boxes: what runs in them stands still until they are resumed
@@ -149,6 +153,7 @@ fn main() -> ExitCode {
         Command::Edit(edit) => client(edit.run()),
         Command::Git(git) => client(git.run()),
         Command::Attach(attach) => client(attach.run()),
+        Command::Context(context) => client(context.run()),
         Command::Logs(logs) => client(logs.run()),
         Command::Pause(boxes) => client(boxes.pause()),
         Command::Resume(boxes) => client(boxes.resume()),

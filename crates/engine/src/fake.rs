@@ -5,6 +5,9 @@
 //! `python3`) take their text as such commands, separated by `;` or lines; a login shell takes lines of input as such. A job outlives its connection as in a real box, so one
 //! [`FakeEngine`] that is handed to two servers in turn shows what a restart does.
 //!
+//! An interpreter that is to be a context's speaks the protocol of its drivers and knows a few words of code, some of which make it lie:
+//! see `fake/context.rs`.
+//!
 //! A job that was started with `spool` holds its output until it is taken, as in a real box.
 //!
 //! Files are a tree in memory beside the programs, which do not see it; it outlives a stop, and is in no snapshot.
@@ -33,6 +36,7 @@ use crate::{
 };
 
 mod archive;
+mod context;
 mod files;
 mod git;
 mod job;

@@ -182,6 +182,11 @@ opaque_id!(
     SnapshotId, "snap", "a snapshot id"
 );
 
+opaque_id!(
+    /// Names one context: an interpreter that goes on in a box between the pieces of code that it runs.
+    ContextId, "ctx", "a context id"
+);
+
 /// Crockford's base 32 in lower case: no i, l, o, u.
 const BASE32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 

@@ -15,4 +15,4 @@ pub mod launch;
 pub mod names;
 pub mod wire;
 
-pub use ids::{AccountId, BoxId, KeyId, RunId, SnapshotId, SshKeyId, SshTokenId};
+pub use ids::{AccountId, BoxId, ContextId, KeyId, RunId, SnapshotId, SshKeyId, SshTokenId};

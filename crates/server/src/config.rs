@@ -100,6 +100,8 @@ pub struct Config {
     pub output_total: u64,
     /// How long idempotency keys are kept.
     pub idempotency_keep: Duration,
+    /// What interpreters that go on in boxes may take.
+    pub contexts: Contexts,
     /// How git in boxes is helped.
     pub git: Git,
     /// When an acknowledged write of the database is safe.
@@ -204,6 +206,19 @@ pub struct Limits {
     pub ssh_rekey_bytes: u64,
     /// How long open SSH connections may go on when the server is told to stop.
     pub ssh_shutdown_grace: Duration,
+}
+
+/// What interpreters that go on in boxes may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contexts {
+    /// Contexts of one box at most.
+    pub per_box: u32,
+    /// How long a context is not used before it is ended.
+    pub idle: Duration,
+    /// Bytes of one piece of code's output that are held, standard output and standard error together.
+    pub output_cap: u64,
+    /// Bytes of what one piece of code shows.
+    pub results_cap: u64,
 }
 
 /// What the server says of itself on standard error.
@@ -338,6 +353,12 @@ impl Config {
             output_keep: layers.get("runs.output_keep")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
             output_total: layers.get("runs.output_total")?.map_or(2 * GIB, |Bytes(bytes)| bytes),
             idempotency_keep: layers.get("runs.idempotency_keep")?.map_or(DAY, |Span(span)| span),
+            contexts: Contexts {
+                per_box: layers.get("contexts.per_box")?.unwrap_or(8),
+                idle: layers.get("contexts.idle")?.map_or(Duration::from_hours(1), |Span(span)| span),
+                output_cap: layers.get("contexts.output_cap")?.map_or(8 * MIB, |Bytes(bytes)| bytes),
+                results_cap: layers.get("contexts.results_cap")?.map_or(16 * MIB, |Bytes(bytes)| bytes),
+            },
             git: Git::read(layers)?,
             synchronous: layers.get("store.synchronous")?.unwrap_or_default(),
             log: Log {

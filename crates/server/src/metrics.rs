@@ -55,6 +55,8 @@ pub struct Metrics {
     pub execs: Family<Door, Counter>,
     /// Commands that execute now.
     pub execs_running: Gauge,
+    /// Interpreters that go on in boxes.
+    pub contexts: Gauge,
     /// Seconds that commands take, however long they work.
     pub exec_seconds: Histogram,
     /// Requests answered.
@@ -191,6 +193,7 @@ impl Metrics {
             outputs: OutputBytes::default(),
             execs: Family::default(),
             execs_running: Gauge::default(),
+            contexts: Gauge::default(),
             exec_seconds: histogram(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(histogram),
@@ -231,6 +234,7 @@ impl Metrics {
         registry.register("outputs_bytes", help, metrics.outputs.clone());
         registry.register("execs", "Commands begun", metrics.execs.clone());
         registry.register("execs_running", "Commands that execute now", metrics.execs_running.clone());
+        registry.register("contexts", "Interpreters that go on in boxes", metrics.contexts.clone());
         registry.register("exec_seconds", "How long commands take", metrics.exec_seconds.clone());
         registry.register("http_requests", "Requests answered", metrics.http_requests.clone());
         registry.register("http_seconds", "From a request's headers to its answer's", metrics.http_seconds.clone());

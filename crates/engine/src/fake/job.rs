@@ -1,11 +1,11 @@
 //! A job of a pretended box: a program, and whatever connection it has now.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use boxyard_proto::wire::{Exit, Kind, OnClose, PtySize};
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
@@ -28,6 +28,9 @@ pub(super) struct Job {
     exit: watch::Sender<Option<Exit>>,
     /// TERM, or another signal that ends programs.
     pub(super) term: CancellationToken,
+    /// Whether INT does not end the program, but is told here.
+    pub(super) catches_interrupts: AtomicBool,
+    pub(super) interrupted: Notify,
     /// The last signal's number.
     signal: AtomicI32,
     /// The size of its terminal.
@@ -46,6 +49,8 @@ impl Job {
             connection: Mutex::new(None),
             exit: watch::Sender::new(None),
             term,
+            catches_interrupts: AtomicBool::new(false),
+            interrupted: Notify::new(),
             signal: AtomicI32::new(15),
             size: watch::Sender::new(PtySize::default()),
             kill,
@@ -54,8 +59,12 @@ impl Job {
         })
     }
 
-    /// Sends a signal, which ends the program whatever it is.
+    /// Sends a signal, which ends the program whatever it is, unless that catches it.
     pub(super) fn signal(&self, signal: i32) {
+        if signal == 2 && self.catches_interrupts.load(Ordering::Relaxed) {
+            self.interrupted.notify_one();
+            return;
+        }
         self.signal.store(signal, Ordering::Relaxed);
         if signal == 9 { self.kill.cancel() } else { self.term.cancel() }
     }

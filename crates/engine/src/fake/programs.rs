@@ -6,6 +6,7 @@ use boxyard_proto::wire::{Builtin, Exit, Kind};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use super::context;
 use super::files::Work;
 use super::job::Job;
 use super::serve::killed_by;
@@ -56,6 +57,9 @@ impl Program {
     }
 
     async fn command(&mut self, argv: &[String]) -> i32 {
+        if argv.iter().any(|arg| arg == context::NAME) {
+            return context::run(self).await;
+        }
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
             // The client's own way to a login shell, with a line for it or without one.

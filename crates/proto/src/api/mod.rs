@@ -5,6 +5,7 @@
 
 pub mod account_env;
 pub mod boxes;
+pub mod contexts;
 pub mod error;
 pub mod exec;
 pub mod files;

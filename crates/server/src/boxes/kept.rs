@@ -12,6 +12,7 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::contexts::Contexts;
 use super::gate::{Entered, Gate, LEASES_MAX};
 use super::git::Identity;
 use super::halt::Halt;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) ended: AtomicU64,
     /// Makes room where memory is short, for as long as the server runs.
     pub(super) relief: Weak<Relief>,
+    /// The interpreters that go on in the box.
+    pub(super) contexts: Contexts,
     /// How many processes the kernel was known to have ended for want of memory.
     pub(super) oom_kills: AtomicU64,
     activity_unstored: AtomicBool,
@@ -269,6 +272,7 @@ impl Kept {
             starts: RwLock::new(()),
             ended: AtomicU64::new(0),
             relief,
+            contexts: Contexts::default(),
             oom_kills: AtomicU64::new(0),
             activity_unstored: AtomicBool::new(false),
             cpu_ns_unstored: AtomicI64::new(0),

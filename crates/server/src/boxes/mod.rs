@@ -25,6 +25,7 @@ mod account_env;
 mod admission;
 mod archives;
 mod clock;
+mod contexts;
 mod create;
 mod error;
 mod files;
@@ -57,6 +58,7 @@ mod work;
 
 pub use admission::Full;
 pub use archives::Transfer;
+pub use contexts::{CodeReply, ContextCode, ContextError, ContextOrder, Finished, Part, Shown, Value as ShownValue};
 pub use create::NewBox;
 pub use error::BoxError;
 pub use files::{FileContent, FileError, FilePath, FileWork, InvalidPath};
@@ -82,6 +84,7 @@ pub use spool::{Cut, Reader, Streams};
 
 use admission::Admission;
 use archives::Transfers;
+use contexts::ContextLimits;
 use keeper::Before;
 use labels::LabelChange;
 use lifecycle::{Phase, Wanted};
@@ -131,6 +134,8 @@ struct Yard {
     git: Git,
     /// What commands may hold of their output.
     outputs: Budget,
+    /// What contexts are bound by.
+    contexts: ContextLimits,
     /// What is kept of what commands have written.
     spools: Spools,
     /// Bounds how many runs of an earlier server are being taken over at once.
@@ -193,6 +198,7 @@ impl Boxes {
                 usize::try_from(config.limits.output_cap).unwrap_or(usize::MAX),
                 usize::try_from(config.limits.output_budget).unwrap_or(usize::MAX),
             ),
+            contexts: ContextLimits::new(config),
             spools,
             take_overs: Semaphore::new(TAKE_OVERS),
             usages: Semaphore::new(USAGES),

@@ -104,14 +104,8 @@ impl Order {
         folder: Option<&str>,
         timeout_ms: Option<u64>,
     ) -> Result<Self, InvalidOrder> {
-        if code.len() > CODE_BYTES_MAX {
-            return Err(InvalidOrder(format!("code is longer than {CODE_BYTES_MAX} bytes")));
-        }
-        let timeout = match timeout_ms {
-            None | Some(0) => None,
-            Some(ms) if ms <= TIMEOUT_MS_MAX => Some(Duration::from_millis(ms)),
-            Some(_) => return Err(InvalidOrder(format!("timeout can be at most {TIMEOUT_MS_MAX} milliseconds"))),
-        };
+        check_code(&code)?;
+        let timeout = timeout_of(timeout_ms)?;
         // PostgreSQL has no place for NUL in a text.
         let prompt = code.chars().take(CODE_PROMPT_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect();
         let argv = language.argv();
@@ -175,6 +169,23 @@ impl Language {
             Self::Python => &["python3", "-u", "-"],
         };
         argv.iter().map(|&arg| arg.to_owned()).collect()
+    }
+}
+
+/// Refuses code that is too long.
+pub(super) fn check_code(code: &str) -> Result<(), InvalidOrder> {
+    if code.len() > CODE_BYTES_MAX {
+        return Err(InvalidOrder(format!("code is longer than {CODE_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// How long code may take: for ever when nothing is said, or 0.
+pub(super) fn timeout_of(timeout_ms: Option<u64>) -> Result<Option<Duration>, InvalidOrder> {
+    match timeout_ms {
+        None | Some(0) => Ok(None),
+        Some(ms) if ms <= TIMEOUT_MS_MAX => Ok(Some(Duration::from_millis(ms))),
+        Some(_) => Err(InvalidOrder(format!("timeout can be at most {TIMEOUT_MS_MAX} milliseconds"))),
     }
 }
 

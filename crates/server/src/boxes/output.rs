@@ -29,7 +29,7 @@ impl Budget {
     /// Room for one command's output.
     pub(super) fn output(&self) -> Output {
         let share = Share { permits: None, bytes: UNIT };
-        Output { out: Vec::new(), err: Vec::new(), truncated: false, budget: self.clone(), share }
+        Output { out: Vec::new(), err: Vec::new(), truncated: false, elsewhere: 0, budget: self.clone(), share }
     }
 }
 
@@ -47,6 +47,8 @@ pub(super) struct Output {
     pub(super) err: Vec<u8>,
     /// Whether there was more.
     pub(super) truncated: bool,
+    /// Bytes that are held elsewhere and count like those here.
+    elsewhere: usize,
     budget: Budget,
     pub(super) share: Share,
 }
@@ -59,11 +61,22 @@ pub(super) enum Stream {
 }
 
 impl Output {
+    /// Whether there is room in the budget for so many bytes that are held elsewhere for as long as the share is.
+    pub(super) fn hold_elsewhere(&mut self, bytes: usize) -> bool {
+        let total = self.out.len() + self.err.len() + self.elsewhere;
+        let fits = self.room_for(total + bytes) >= total + bytes;
+        if fits {
+            self.elsewhere += bytes;
+        }
+        fits
+    }
+
     /// Appends what fits: both outputs together stay below the command's cap and within what is left of the budget.
     pub(super) fn hold(&mut self, stream: Stream, bytes: &[u8]) {
         let total = self.out.len() + self.err.len();
         let wanted = bytes.len().min(self.budget.each.saturating_sub(total));
-        let fits = wanted.min(self.room_for(total + wanted) - total);
+        let before = total + self.elsewhere;
+        let fits = wanted.min(self.room_for(before + wanted) - before);
         let output = match stream {
             Stream::Out => &mut self.out,
             Stream::Err => &mut self.err,

@@ -211,7 +211,8 @@ fn what_is_wrong_is_named_with_its_place_and_its_cure() {
         "/etc/boxyard/boxyard.toml: unknown setting network.rnge; did you mean network.range?"
     );
     assert!(file("[colours]\nfront = 'red'").starts_with(
-        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.deleted_keep, boxes.max, boxes.max_per_account, data_dir, git.github_hosts, git.timeout, http,"
+        "/etc/boxyard/boxyard.toml: unknown setting colours.front; there are boxes.deleted_keep, boxes.max, boxes.max_per_account, \
+         contexts.idle, contexts.output_cap, contexts.per_box, contexts.results_cap, data_dir, git.github_hosts, git.timeout, http,"
     ));
     assert_eq!(
         file("http = 7070"),

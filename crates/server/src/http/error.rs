@@ -13,7 +13,7 @@ use boxyard_proto::names::InvalidName;
 use boxyard_proto::wire::FailedKind;
 use http::{HeaderValue, StatusCode, header};
 
-use crate::boxes::{BoxError, Ending, InvalidOrder, RestoreError, chain};
+use crate::boxes::{BoxError, ContextError, Ending, InvalidOrder, RestoreError, chain};
 use crate::ssh_keys::SshKeyError;
 use crate::ssh_tokens::SshTokenError;
 use crate::store::StoreError;
@@ -191,6 +191,23 @@ impl From<RestoreError> for ApiError {
             RestoreError::Invalid(error) => error.into(),
             RestoreError::Box(error) => error.into(),
         }
+    }
+}
+
+impl From<ContextError> for ApiError {
+    fn from(error: ContextError) -> Self {
+        let status = match error {
+            ContextError::Box(error) => return error.into(),
+            ContextError::NotFound => StatusCode::NOT_FOUND,
+            ContextError::Over { .. } => StatusCode::GONE,
+            ContextError::TooMany(_) | ContextError::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            ContextError::Superseded => StatusCode::CONFLICT,
+            ContextError::NoFolder(_) => StatusCode::BAD_REQUEST,
+            ContextError::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ContextError::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ContextError::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

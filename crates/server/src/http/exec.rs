@@ -24,7 +24,7 @@ use crate::boxes::{BoxError, Collected, Kept, Order, Share, Started};
 /// The header that tells which run an answer is about.
 const RUN_ID: HeaderName = HeaderName::from_static("x-box-run-id");
 /// How long a stream's head may wait for a box that is being made or resumed: some clients give up after 30 s.
-const STREAM_READY_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const STREAM_READY_DEADLINE: Duration = Duration::from_secs(20);
 /// Bytes of output up to which an answer is made in one piece, with its length in its head.
 const WHOLE_MAX: usize = 1024 * 1024;
 

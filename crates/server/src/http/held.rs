@@ -14,9 +14,12 @@ use crate::boxes::Share;
 /// Bytes of output that are turned into JSON at once.
 const PIECE: usize = 64 * 1024;
 
-enum Part {
+/// A part of a text of JSON.
+pub(super) enum Part {
     /// JSON as it is.
     Json(String),
+    /// The same, of somebody else's.
+    Raw(Bytes),
     /// What stands between the quotes of a string.
     Text(Bytes),
 }
@@ -39,7 +42,12 @@ impl Held {
             parts.extend([Part::Json(",\"error\":\"".into()), Part::Text(error.into()), Part::Json("\"".into())]);
         }
         parts.push_back(Part::Json(if truncated { ",\"truncated\":true}" } else { "}" }.into()));
-        Self { parts, _share: share }
+        Self::of_parts(parts, share)
+    }
+
+    /// A body of these parts.
+    pub(super) fn of_parts(parts: impl Into<VecDeque<Part>>, share: Share) -> Self {
+        Self { parts: parts.into(), _share: share }
     }
 
     /// An object with this text under the name `name`, and behind it `rest`, the inside of an object that is not empty, or nothing.
@@ -60,17 +68,22 @@ impl http_body::Body for Held {
                 None => return Poll::Ready(None),
                 Some(Part::Text(text)) if !text.is_empty() => {
                     let piece = text.split_to(cut(text));
-                    break escaped(&String::from_utf8_lossy(&piece));
+                    break escaped(&String::from_utf8_lossy(&piece)).into();
                 }
                 Some(Part::Text(_)) => drop(self.parts.pop_front()),
+                Some(Part::Raw(bytes)) => {
+                    let bytes = std::mem::take(bytes);
+                    self.parts.pop_front();
+                    break bytes;
+                }
                 Some(Part::Json(json)) => {
                     let json = std::mem::take(json);
                     self.parts.pop_front();
-                    break json;
+                    break Bytes::from(json);
                 }
             }
         };
-        Poll::Ready(Some(Ok(Frame::data(json.into()))))
+        Poll::Ready(Some(Ok(Frame::data(json))))
     }
 
     fn is_end_stream(&self) -> bool {

