@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::frames::Shown;
-use crate::boxes::output::{Output, Share, Stream};
+use crate::boxes::output::{Budget, Output, Share, Stream};
 
 /// Results of one piece of code at most.
 pub(super) const RESULTS_MAX: usize = 256;
@@ -14,14 +14,14 @@ pub(super) const RESULTS_MAX: usize = 256;
 const PIPE_PARTS: usize = 4;
 
 /// A part of what comes of a piece of code.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Part {
     /// Bytes of its standard output.
     Stdout(Bytes),
     /// Bytes of its standard error.
     Stderr(Bytes),
-    /// Something that it shows.
-    Result(Shown),
+    /// Something that it shows, with what that takes of the memory for answers.
+    Result(Shown, Share),
 }
 
 /// What came of a piece of code that was begun.
@@ -57,8 +57,8 @@ pub(super) struct Sink {
 
 enum To {
     Hold(Output, Vec<Shown>),
-    /// To a reader; with what the results take of the memory for answers, until the end.
-    Pipe(mpsc::Sender<Part>, Output),
+    /// To a reader; with the memory for answers, of which each result takes a share for as long as it is on its way.
+    Pipe(mpsc::Sender<Part>, Budget),
     /// Nobody reads any more.
     Nowhere,
 }
@@ -70,9 +70,9 @@ impl Sink {
     }
 
     /// Passes it on to a reader, who decides how fast the code goes on.
-    pub(super) fn pipe(room: Output, result_bytes: usize) -> (Self, mpsc::Receiver<Part>) {
+    pub(super) fn pipe(budget: &Budget, result_bytes: usize) -> (Self, mpsc::Receiver<Part>) {
         let (parts, reader) = mpsc::channel(PIPE_PARTS);
-        (Self::new(To::Pipe(parts, room), result_bytes), reader)
+        (Self::new(To::Pipe(parts, budget.clone()), result_bytes), reader)
     }
 
     fn new(to: To, result_bytes: usize) -> Self {
@@ -119,9 +119,10 @@ impl Sink {
                     self.truncated = true;
                 }
             }
-            To::Pipe(_, room) => {
+            To::Pipe(_, budget) => {
+                let mut room = budget.output();
                 if room.hold_elsewhere(bytes) {
-                    self.send(Part::Result(shown)).await;
+                    self.send(Part::Result(shown, room.share)).await;
                 } else {
                     self.truncated = true;
                 }
@@ -143,6 +144,16 @@ impl Sink {
         if sent.is_err() {
             self.to = To::Nowhere;
         }
+    }
+
+    /// Whether it is held for an answer.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.to, To::Hold(..))
+    }
+
+    /// Nobody wants it any more.
+    pub(super) fn forget(&mut self) {
+        self.to = To::Nowhere;
     }
 
     /// Notes that not all that there was has come.

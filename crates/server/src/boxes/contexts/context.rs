@@ -13,6 +13,7 @@ use super::ContextError;
 use super::answer::{Finished, Sink};
 use crate::boxes::kept::Lease;
 use crate::boxes::now_ms;
+use crate::boxes::output::Share;
 
 /// Pieces of code that wait for their turn in one context at most.
 pub(super) const QUEUE_MAX: usize = 16;
@@ -63,6 +64,8 @@ pub(super) struct Order {
     pub(super) reply: oneshot::Sender<Result<Finished, ContextError>>,
     /// The context's restarts when it was ordered.
     pub(super) restarts: u64,
+    /// What the code takes of the memory for answers.
+    pub(super) share: Share,
 }
 
 /// What is asked of a context beside running code.

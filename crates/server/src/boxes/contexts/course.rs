@@ -157,7 +157,7 @@ impl Course {
 
     /// Runs a piece of code.
     async fn carry_out(&mut self, order: Order) -> Result<(), Over> {
-        let Order { code, timeout: limit, lease, mut sink, reply, restarts } = order;
+        let Order { code, timeout: limit, lease, mut sink, mut reply, restarts, share: _share } = order;
         // Code that nobody waits for any more is not begun; what has been begun goes on.
         if reply.is_closed() {
             return Ok(());
@@ -169,9 +169,16 @@ impl Course {
         let mut note = None;
         if let Now::Dead(why) = &self.now {
             let why = format!("the interpreter was started anew, its variables are gone: {why}");
-            if let Err(error) = self.begin().await? {
-                let _ = reply.send(Err(ContextError::of_start(error, &self.context.facts)));
-                return Ok(());
+            match self.begin().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let _ = reply.send(Err(ContextError::of_start(error, &self.context.facts)));
+                    return Ok(());
+                }
+                Err(over) => {
+                    let _ = reply.send(Err(ContextError::of_over(&self.context.facts.id, &over)));
+                    return Err(over);
+                }
             }
             note = Some(why);
         }
@@ -181,7 +188,7 @@ impl Course {
         interpreter.cells += 1;
         let cells = interpreter.cells;
         self.context.is_now(ContextStatus::Busy, cells);
-        let finished = match self.see_through(&mut interpreter, &code, limit, &mut sink).await {
+        let finished = match self.see_through(&mut interpreter, &code, limit, &mut sink, &mut reply).await {
             Verdict::End(CellEnd::Done, late) => {
                 if let Some(limit) = late {
                     let interrupted = sink.error.take();
@@ -248,12 +255,13 @@ impl Course {
     }
 
     /// Sends a piece of code to the interpreter and follows it for as long as that makes sense.
-    async fn see_through(
+    async fn see_through<T>(
         &mut self,
         interpreter: &mut Interpreter,
         code: &str,
         limit: Option<Duration>,
         sink: &mut Sink,
+        reply: &mut oneshot::Sender<T>,
     ) -> Verdict {
         let (control, hurry, name) = (interpreter.control(), sink.hurry(), interpreter.name().to_owned());
         let cells = interpreter.cells;
@@ -261,7 +269,7 @@ impl Course {
         let mut late_at = limit.map(|limit| Instant::now() + limit);
         let mut feed = pin!(control.input(&cell));
         let mut over = pin!(over(&self.yard, &self.kept, &self.context, self.halts));
-        let mut following = pin!(interpreter.follow(sink));
+        let mut following = pin!(interpreter.follow(sink, reply));
         let (mut feeding, mut frozen, mut interrupts) = (true, false, 0);
         let mut interrupting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         let late = |interrupts: u32| limit.filter(|_| interrupts > 0);

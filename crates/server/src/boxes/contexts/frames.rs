@@ -55,8 +55,8 @@ pub(super) enum Heard {
     Written(Bytes),
     /// A message of the driver's: its kind, and what it says.
     Said(u8, Bytes),
-    /// One that this server has no memory left for.
-    Dropped,
+    /// One of this kind that is not kept: there is no memory left for it, or no piece of code that it belongs to.
+    Dropped(u8),
 }
 
 /// A driver that does not keep to the protocol. The text says how.
@@ -82,13 +82,30 @@ pub(super) struct Split {
     room: Output,
     /// Bytes of a message at most.
     message_max: usize,
+    /// Whether messages of more than one piece are kept.
+    keeps: bool,
 }
 
 impl Split {
     pub(super) fn new(mark: &Mark, message_max: usize, budget: &Budget) -> Self {
         let finder = Finder::new(&mark.0).into_owned();
         let (budget, room) = (budget.clone(), budget.output());
-        Self { finder, mark: mark.clone(), rest: Bytes::new(), message: None, budget, room, message_max }
+        Self { finder, mark: mark.clone(), rest: Bytes::new(), message: None, budget, room, message_max, keeps: true }
+    }
+
+    /// Whether messages of more than one piece are kept from now on. While they are not they take no memory either, that have been begun.
+    pub(super) fn keep(&mut self, keeps: bool) {
+        self.keeps = keeps;
+        if !keeps {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        if let Some((_, message)) = &mut self.message {
+            *message = None;
+        }
+        self.room = self.budget.output();
     }
 
     /// Takes in what has come.
@@ -131,7 +148,7 @@ impl Split {
                 (b'.', _) => return Ok(Some(Heard::Said(kind, payload))),
                 (b'(', _) => {
                     self.room = self.budget.output();
-                    Some(BytesMut::new())
+                    self.keeps.then(BytesMut::new)
                 }
                 (_, Some((begun, message))) if begun == kind => message,
                 (_, Some(_)) => return Err(Malformed("a message within another")),
@@ -145,11 +162,14 @@ impl Split {
                     message.extend_from_slice(&payload);
                     Some(message)
                 }
-                Some(_) | None => None,
+                Some(_) | None => {
+                    self.room = self.budget.output();
+                    None
+                }
             };
             if place == b')' {
                 self.room = self.budget.output();
-                return Ok(Some(message.map_or(Heard::Dropped, |message| Heard::Said(kind, message.freeze()))));
+                return Ok(Some(message.map_or(Heard::Dropped(kind), |message| Heard::Said(kind, message.freeze()))));
             }
             self.message = Some((kind, message));
         }
@@ -284,9 +304,9 @@ fn shown(message: &Bytes) -> Result<Shown, Malformed> {
             return Err(Malformed("a result that is shorter than it says"));
         }
         let bytes = rest.split_to(length);
-        // Code may show what it likes under any name. What is no such thing is left out.
+        // Code may show what it likes under any name. What is no such thing is left out, and does not live on in what is not.
         if is_mime(&kind)
-            && let Some(value) = value(&kind, bytes)
+            && let Some(value) = value(&kind, &bytes)
         {
             data.insert(kind, value);
         }
@@ -297,17 +317,19 @@ fn shown(message: &Bytes) -> Result<Shown, Malformed> {
     Ok(Shown { is_main: main, data })
 }
 
-fn value(kind: &str, bytes: Bytes) -> Option<Value> {
+/// A copy: what it is read from may be much larger.
+fn value(kind: &str, bytes: &[u8]) -> Option<Value> {
+    let copy = || Bytes::copy_from_slice(bytes);
     if kind == "application/json" || kind.ends_with("+json") {
         // JSON has no control characters but between values, where a line break would end a line of an answer.
         let is_one_line = !bytes.iter().any(u8::is_ascii_control);
         let is_json =
-            is_one_line && str::from_utf8(&bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
-        return is_json.then_some(Value::Json(bytes));
+            is_one_line && str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+        return is_json.then(|| Value::Json(copy()));
     }
     let is_picture = kind.starts_with("image/") && kind != "image/svg+xml" || kind == "application/pdf";
-    let is_fine = if is_picture { is_base64(&bytes) } else { str::from_utf8(&bytes).is_ok() };
-    is_fine.then_some(Value::Text(bytes))
+    let is_fine = if is_picture { is_base64(bytes) } else { str::from_utf8(bytes).is_ok() };
+    is_fine.then(|| Value::Text(copy()))
 }
 
 /// Whether it decodes. In pieces: decoded as a whole it would take memory once more.

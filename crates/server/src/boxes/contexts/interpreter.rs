@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boxyard_engine::agent::{self, AgentError, Event, Job, JobControl};
+use boxyard_proto::api::contexts::CodeError;
 use boxyard_proto::wire::{self, Exit, FailedKind, OnClose, Scope, User};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{RESULTS_MAX, Sink};
@@ -139,7 +141,7 @@ impl Interpreter {
                                 };
                             }
                             Heard::Written(bytes) => keep(&mut last_words, &bytes),
-                            Heard::Dropped => return Err(Malformed::OUT_OF_TURN.into()),
+                            Heard::Dropped(_) => return Err(Malformed::OUT_OF_TURN.into()),
                         }
                     }
                 }
@@ -164,6 +166,8 @@ impl Interpreter {
     /// The next thing that is written while no code runs. It comes with the next piece of code. When that would be too much nothing more
     /// is taken, so that whoever writes it waits. Never returns except with the interpreter's end. Cancel safe.
     pub(super) async fn idle(&mut self) -> CellEnd {
+        self.out.keep(false);
+        self.err.keep(false);
         loop {
             if self.stray_bytes >= STRAY_MAX {
                 return std::future::pending().await;
@@ -185,7 +189,7 @@ impl Interpreter {
                         self.stray.push((stream, Bytes::copy_from_slice(&bytes)));
                     }
                     // What is shown by a thread that goes on has no piece of code that it belongs to.
-                    Ok(Some(Heard::Said(b'R', _) | Heard::Dropped)) => {}
+                    Ok(Some(Heard::Said(b'R', _) | Heard::Dropped(_))) => {}
                     Ok(Some(Heard::Said(..))) => return CellEnd::Broken(Malformed::OUT_OF_TURN),
                     Ok(None) => break,
                     Err(malformed) => return CellEnd::Broken(malformed),
@@ -194,8 +198,11 @@ impl Interpreter {
         }
     }
 
-    /// Follows the piece of code number [`cells`](Self::cells), which it has been sent, to its end.
-    pub(super) async fn follow(&mut self, sink: &mut Sink) -> CellEnd {
+    /// Follows the piece of code number [`cells`](Self::cells), which it has been sent, to its end. What is held for an answer is let go
+    /// of when nobody waits for `reply` any more.
+    pub(super) async fn follow<T>(&mut self, sink: &mut Sink, reply: &mut oneshot::Sender<T>) -> CellEnd {
+        self.out.keep(true);
+        self.err.keep(true);
         for (stream, bytes) in std::mem::take(&mut self.stray) {
             sink.written(stream, bytes).await;
         }
@@ -203,13 +210,21 @@ impl Interpreter {
         let (mut out_done, mut err_done) = (false, false);
         let mut latest = None;
         while !(out_done && err_done) {
-            let event = match latest {
-                None => self.job.next().await,
-                Some(latest) => match timeout_at(latest, self.job.next()).await {
-                    Ok(event) => event,
-                    Err(_) => return CellEnd::Broken(Malformed::UNFINISHED),
-                },
+            let next = async {
+                match latest {
+                    None => Some(self.job.next().await),
+                    Some(latest) => timeout_at(latest, self.job.next()).await.ok(),
+                }
             };
+            let event = tokio::select! {
+                biased;
+                () = reply.closed(), if sink.holds() => {
+                    sink.forget();
+                    continue;
+                }
+                event = next => event,
+            };
+            let Some(event) = event else { return CellEnd::Broken(Malformed::UNFINISHED) };
             let (stream, bytes) = match event {
                 Ok(Event::Out(bytes)) => (Stream::Out, bytes),
                 Ok(Event::Err(bytes)) => (Stream::Err, bytes),
@@ -243,8 +258,15 @@ impl Interpreter {
                     sink.written(Stream::Out, bytes).await;
                     continue;
                 }
-                Heard::Dropped => {
+                Heard::Dropped(kind) => {
                     sink.cut();
+                    if kind == b'E' {
+                        sink.error = Some(CodeError {
+                            name: "Error".into(),
+                            message: "the code raised an error whose text the server had no memory for".into(),
+                            traceback: String::new(),
+                        });
+                    }
                     continue;
                 }
                 Heard::Said(kind, message) => (kind, message),
@@ -269,7 +291,7 @@ impl Interpreter {
         while let Some(heard) = self.err.next()? {
             match heard {
                 Heard::Written(bytes) => sink.written(Stream::Err, bytes).await,
-                Heard::Dropped => return Err(Malformed::OUT_OF_TURN),
+                Heard::Dropped(_) => return Err(Malformed::OUT_OF_TURN),
                 Heard::Said(kind, message) => match Word::read(kind, &message)? {
                     Word::Done { n, .. } if n == self.cells && !*done => *done = true,
                     Word::Done { .. } | Word::Ready | Word::Result(_) | Word::Error(_) => {

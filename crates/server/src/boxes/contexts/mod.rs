@@ -231,7 +231,7 @@ impl Boxes {
         id: &str,
         code: ContextCode,
     ) -> Result<(CodeReply, mpsc::Receiver<Part>), ContextError> {
-        let (sink, parts) = Sink::pipe(self.yard.outputs.output(), self.yard.contexts.results_cap);
+        let (sink, parts) = Sink::pipe(&self.yard.outputs, self.yard.contexts.results_cap);
         Ok((self.order(kept, id, code, sink).await?, parts))
     }
 
@@ -241,7 +241,13 @@ impl Boxes {
         let lease: Lease = kept.lease().await?;
         let (reply, replied) = oneshot::channel();
         let ContextCode { code, timeout } = code;
-        let sent = context.orders.try_send(Order { code, timeout, lease, sink, reply, restarts });
+        // A client that has left does not take back the code that it sent.
+        let mut room = self.yard.outputs.output();
+        if !room.hold_elsewhere(code.len()) {
+            return Err(ContextError::QueueFull);
+        }
+        let share = room.share;
+        let sent = context.orders.try_send(Order { code, timeout, lease, sink, reply, restarts, share });
         match sent {
             Ok(()) => Ok(replied),
             Err(TrySendError::Full(_)) => Err(ContextError::QueueFull),

@@ -2,7 +2,6 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::header;
 use serde::Serialize;
 
@@ -65,27 +64,12 @@ fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".into())
 }
 
-/// The same, as bytes.
-pub(super) fn joined(parts: Vec<Part>) -> Bytes {
-    let mut all = Vec::new();
-    for part in parts {
-        match part {
-            Part::Json(json) => all.extend_from_slice(json.as_bytes()),
-            Part::Raw(bytes) => all.extend_from_slice(&bytes),
-            Part::Text(bytes) => {
-                let quoted = text(&bytes);
-                all.extend_from_slice(&quoted.as_bytes()[1..quoted.len() - 1]);
-            }
-        }
-    }
-    all.into()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use boxyard_proto::api::contexts::{CodeError, CodeOutcome, CodeOutput};
+    use bytes::Bytes;
     use http_body_util::BodyExt;
     use serde_json::json;
 

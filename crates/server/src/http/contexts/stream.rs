@@ -8,13 +8,15 @@ use boxyard_proto::api::contexts::{CodeDone, CodeError};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::header;
+use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::outcome::{joined, parts_of, text};
+use super::outcome::{parts_of, text};
 use crate::boxes::{CodeReply, Finished, Part};
 use crate::http::error::ApiError;
+use crate::http::held::{self, Held};
 use crate::http::paced::Patience;
 
 /// How often a line without meaning is sent: proxies cut what is silent for a minute.
@@ -27,7 +29,7 @@ pub(super) fn respond(reply: CodeReply, parts: mpsc::Receiver<Part>, patience: &
     patience.have();
     let mut ping = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let told = Told { parts, reply: Some(reply), ping, begun: [Vec::new(), Vec::new()] };
+    let told = Told { parts, reply: Some(reply), ping, result: None, begun: [Vec::new(), Vec::new()] };
     let events = unfold(told, async |mut told| {
         let event = told.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), told))
@@ -46,6 +48,8 @@ struct Told {
     /// Taken when the last events have been told.
     reply: Option<CodeReply>,
     ping: Interval,
+    /// A result that is being sent.
+    result: Option<Held>,
     /// Bytes of characters whose end has not come, of standard output and standard error.
     begun: [Vec<u8>; 2],
 }
@@ -54,6 +58,9 @@ impl Told {
     /// What to send next, if anything.
     async fn next(&mut self) -> Option<Bytes> {
         self.reply.as_ref()?;
+        if let Some(piece) = self.piece().await {
+            return Some(piece);
+        }
         loop {
             let part = tokio::select! {
                 biased;
@@ -63,8 +70,15 @@ impl Told {
             let event = match part {
                 Some(Part::Stdout(bytes)) => self.written(0, &bytes),
                 Some(Part::Stderr(bytes)) => self.written(1, &bytes),
-                Some(Part::Result(shown)) => {
-                    Some([&b"event: result\ndata: "[..], &joined(parts_of(shown)), b"\n\n"].concat().into())
+                Some(Part::Result(shown, share)) => {
+                    let head = held::Part::Json("event: result\ndata: ".into());
+                    let parts = [head].into_iter().chain(parts_of(shown));
+                    let parts = parts.chain([held::Part::Json("\n\n".into())]).collect::<Vec<_>>();
+                    self.result = Some(Held::of_parts(parts, share));
+                    match self.piece().await {
+                        None => continue,
+                        piece => piece,
+                    }
                 }
                 None => return Some(self.last().await),
             };
@@ -72,6 +86,16 @@ impl Told {
                 return event;
             }
         }
+    }
+
+    /// The next piece of the result that is being sent: as JSON it may be several times as large, and is never there as a whole.
+    async fn piece(&mut self) -> Option<Bytes> {
+        let frame = self.result.as_mut()?.frame().await;
+        let piece = frame.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
+        if piece.is_none() {
+            self.result = None;
+        }
+        piece
     }
 
     /// Text that is complete. What is not waits for what comes next.

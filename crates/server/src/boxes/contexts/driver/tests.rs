@@ -135,7 +135,7 @@ impl Driver {
                     came.order.push_str(&text);
                     came.out.push_str(&text);
                 }
-                (_, Heard::Dropped) => panic!("there is memory"),
+                (_, Heard::Dropped(_)) => panic!("there is memory"),
                 (false, Heard::Written(bytes)) => came.err.push_str(&String::from_utf8_lossy(&bytes)),
                 (_, Heard::Said(kind, message)) => match Word::read(kind, &message).expect("a word") {
                     Word::Result(shown) => {

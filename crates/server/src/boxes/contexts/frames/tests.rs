@@ -97,10 +97,39 @@ fn a_message_that_there_is_no_memory_for_is_dropped_and_the_next_one_is_not() {
     let long: Vec<u8> = piece(b'R', b'(', b"").into_iter().chain(more).chain(piece(b'R', b')', b"")).collect();
     let next = piece(b'D', b'.', b"next");
     let came = heard_with([&long[..], &next, &long, b"written"], &budget, 1 << 20);
-    let expected = vec![Heard::Dropped, said(b'D', b"next"), Heard::Dropped, written(b"written")];
+    let expected = vec![Heard::Dropped(b'R'), said(b'D', b"next"), Heard::Dropped(b'R'), written(b"written")];
     assert_eq!(came, Ok(expected));
     let enough = heard_with([&long[..]], &Budget::new(0, 1 << 20), 1 << 20);
     assert!(matches!(enough.as_deref(), Ok([Heard::Said(b'R', message)]) if message.len() == 400_000));
+}
+
+#[test]
+fn a_message_that_was_begun_while_no_code_ran_took_memory_for_ever() {
+    const MOST: usize = 1 << 20;
+    let budget = Budget::new(0, MOST);
+    let mut split = Split::new(&mark(), MOST, &budget);
+    let begin = [piece(b'R', b'(', &[b'x'; 4000]), piece(b'R', b'-', &[b'x'; 4000]).repeat(200)].concat();
+    // By code that ran, and by what it left behind.
+    for keeps in [true, false] {
+        split.keep(keeps);
+        split.push(Bytes::from(begin.clone()));
+        assert_eq!(split.next(), Ok(None));
+        split.keep(false);
+        assert!(budget.output().hold_elsewhere(MOST), "{keeps}");
+        split.push(Bytes::from(piece(b'R', b')', b"")));
+        assert_eq!(split.next(), Ok(Some(Heard::Dropped(b'R'))), "{keeps}");
+    }
+}
+
+#[test]
+fn a_small_value_kept_the_whole_message_alive_that_it_came_in() {
+    let large = [b'?'; 100_000];
+    let head = format!("{{\"main\":false,\"parts\":[[\"bad\",{}],[\"text/plain\",1]]}}\n", large.len());
+    let message = Bytes::from([head.as_bytes(), &large, b"x"].concat());
+    let Ok(Word::Result(shown)) = Word::read(b'R', &message) else { panic!("a result") };
+    assert_eq!(shown.len(), "text/plain".len() + 1);
+    let [Value::Text(text)] = &shown.data.into_values().collect::<Vec<_>>()[..] else { panic!("one text") };
+    assert!(!message.as_ptr_range().contains(&text.as_ptr()), "it is a part of the message");
 }
 
 fn result(head: &str, values: &[u8]) -> Result<Word, Malformed> {
